@@ -1,0 +1,39 @@
+# Two commands on a fresh machine (Python and make): `make demo` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: demo test check format bench docs clean
+
+demo: $(STAMP)  ## the main job on this machine, with its picture and table in build/demo
+	$(BIN)/dask adaptive demo --output build/demo
+
+test: $(STAMP)  ## every test; ARGS="-k name" for some
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)  ## write the format that `check` asks for
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP)  ## benchmarks, as ratios against rivals in the same run
+	$(BIN)/python -m benchmarks.run --output build/bench $(ARGS)
+
+docs: $(STAMP)  ## the documentation in build/docs; warnings are errors
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
+	touch $(STAMP)
+
+clean:
+	rm -rf build $(VENV)

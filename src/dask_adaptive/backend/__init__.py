@@ -1,0 +1,1 @@
+"""How: one resource manager each."""

@@ -1,0 +1,1 @@
+"""When and how many: pure functions of what is and what was."""

@@ -1,0 +1,1 @@
+"""What a person looks at: command line, report, live view, notebook widget."""
