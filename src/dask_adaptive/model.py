@@ -219,9 +219,9 @@ class Life:
     """All that is known of one job.
 
     ``since_s`` is when it entered its phase; the other times are 0.0 until they happened. ``present`` is the number
-    of its workers that are registered with the scheduler now; ``served`` whether all of them ever were. ``missing_s``
-    is since when complete lists of the manager do not show it. ``deadline_s`` is when an unknown submit is given up
-    or an ending job is cancelled again.
+    of its workers that are registered with the scheduler now; ``served`` whether all of them ever were; ``told``
+    whether we told it to end. ``missing_s`` is since when complete lists of the manager do not show it. ``deadline_s``
+    is when an unknown submit is given up or an ending job is cancelled again.
     """
 
     name: str
@@ -236,6 +236,7 @@ class Life:
     ready_s: float = 0.0
     present: int = 0
     served: bool = False
+    told: bool = False
     listed: bool = False
     missing_s: float = 0.0
     deadline_s: float = 0.0
@@ -426,10 +427,15 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """How many jobs a pool should have, and why, in words and numbers."""
+    """How many jobs a pool should have, and why, in words and numbers.
+
+    ``firm``: somebody said so (a fixed size, a limit, a budget): where idle jobs are not enough, busy ones are drained
+    too. They get no new tasks, finish what they run, and hand over the rest; nothing is ever cut off.
+    """
 
     jobs: int
     reason: str
+    firm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,10 +467,11 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Retire:
-    """Drain a serving job that is idle, then let it end."""
+    """Drain a serving job, then let it end. ``busy``: it may have work, which it finishes first."""
 
     job: str
     reason: str
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,41 @@
+"""Names to classes, by entry points: backends and policies, ours and those of other packages alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from dask_adaptive.errors import ConfigError, nearest
+
+__all__ = ["backends", "load_backend", "load_policy", "policies"]
+
+
+def backends() -> Mapping[str, EntryPoint]:
+    """Every installed backend by its name (entry-point group ``dask_adaptive.backends``)."""
+    return {point.name: point for point in entry_points(group="dask_adaptive.backends")}
+
+
+def policies() -> Mapping[str, EntryPoint]:
+    """Every installed policy by its name (entry-point group ``dask_adaptive.policies``)."""
+    return {point.name: point for point in entry_points(group="dask_adaptive.policies")}
+
+
+def load_backend(name: str) -> Any:
+    """The backend class of this name. Raises ``ConfigError`` that lists the known ones."""
+    return _load("backend", name, backends())
+
+
+def load_policy(name: str) -> Any:
+    """The policy class of this name. Raises ``ConfigError`` that lists the known ones."""
+    return _load("policy", name, policies())
+
+
+def _load(kind: str, name: str, known: Mapping[str, EntryPoint]) -> Any:
+    if name not in known:
+        raise ConfigError(f"there is no {kind} {name!r}; {nearest(name, known)}")
+    try:
+        return known[name].load()
+    except ImportError as error:
+        extra = known[name].dist.name if known[name].dist else "its package"
+        raise ConfigError(f"{kind} {name!r} needs a package that is not installed ({error}); see {extra}") from error
