@@ -91,10 +91,11 @@ def unsure(life: Life, reason: str, deadline_s: float, now_s: float) -> Life:
 
 def registered(life: Life, present: int, workers: int, now_s: float) -> Life:
     """``present`` of its ``workers`` Dask workers are registered with the scheduler now."""
-    if present == life.present and not (present >= workers and life.phase in (W, S, Q, T, U, *_OVER)):
+    arrives = present >= workers and life.phase in (W, S, Q, T, U, *_OVER)
+    if present == life.present and not arrives:
         return life
-    news: dict[str, Any] = {"present": present}
-    if present >= workers and life.phase in (W, S, Q, T, U, *_OVER):
+    news: dict[str, Any] = {"present": present, "lost_s": 0.0 if present or not life.present else now_s}
+    if arrives:
         news |= {"served": True, "ready_s": now_s, "running_s": life.running_s or now_s, "missing_s": 0.0, "reason": ""}
         return _move(life, R, now_s, **news)
     return replace(life, **news)

@@ -43,6 +43,7 @@ __all__ = [
     "Startup",
     "Submit",
     "Target",
+    "Timeouts",
     "View",
     "Want",
     "job_of_worker",
@@ -221,7 +222,8 @@ class Life:
     ``since_s`` is when it entered its phase; the other times are 0.0 until they happened. ``present`` is the number
     of its workers that are registered with the scheduler now; ``served`` whether all of them ever were; ``told``
     whether we told it to end. ``missing_s`` is since when complete lists of the manager do not show it. ``deadline_s``
-    is when an unknown submit is given up or an ending job is cancelled again.
+    is when an unknown submit is given up or an ending job is told again. ``lost_s`` is since when none of its workers
+    is registered although they were.
     """
 
     name: str
@@ -240,6 +242,7 @@ class Life:
     listed: bool = False
     missing_s: float = 0.0
     deadline_s: float = 0.0
+    lost_s: float = 0.0
     exit_code: int | None = None
     log_tail: str = ""
 
@@ -362,6 +365,22 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long, in seconds, each wait of a pool may last.
+
+    ``start_s``: from the manager's "running" until all workers are registered; ``lost_s``: how long a serving job may
+    be without any registered worker; ``drain_s``: for a drain; ``end_s``: from the last worker closed until the job
+    ends by itself, and between two cancels of one job; ``unknown_s``: how long a submit of unknown outcome is held.
+    """
+
+    start_s: float = 120.0
+    lost_s: float = 30.0
+    drain_s: float = 600.0
+    end_s: float = 15.0
+    unknown_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
 class PoolState:
     """A pool at one moment: what it is, what was learned, and what is wrong with it.
 
@@ -376,6 +395,7 @@ class PoolState:
     stale: str = ""
     strays: int = 0
     submitting: bool = False
+    timeouts: Timeouts = field(default_factory=Timeouts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,5 +37,7 @@ def _load(kind: str, name: str, known: Mapping[str, EntryPoint]) -> Any:
     try:
         return known[name].load()
     except ImportError as error:
-        extra = known[name].dist.name if known[name].dist else "its package"
-        raise ConfigError(f"{kind} {name!r} needs a package that is not installed ({error}); see {extra}") from error
+        hint = (
+            f"pip install 'dask-adaptive[{name}]'" if known[name].value.startswith("dask_adaptive.") else "install it"
+        )
+        raise ConfigError(f"{kind} {name!r} needs a package that is missing ({error}): {hint}") from error

@@ -1,0 +1,265 @@
+"""Keep what every round saw and did; write it as JSON lines; read it back; replay it.
+
+A journal is a text file, one round a line. A line holds only what changed since the line before, except that every
+ten minutes, and at the head of a file, one is complete. Rounds in which nothing changed are not written. At 64 MB the
+file is renamed to ``<name>.1`` and a new one begun. Writing happens on a thread of its own; a full disk costs the
+journal, never the cluster.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dask_adaptive.errors import ConfigError
+from dask_adaptive.model import Life, Load, Member, Past, Plan, PoolState, Record, Snapshot, Target, View
+
+__all__ = ["Journal", "last", "read", "replay"]
+
+logger = logging.getLogger(__name__)
+
+FULL_EVERY_S = 600.0
+ROTATE_BYTES = 64 * 2**20
+KEEP_LIVES = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the file: a record, less what the line before already says (None or absent: as before)."""
+
+    number: int
+    at_s: float
+    woken: str = ""
+    full: bool = False
+    interval_s: float | None = None
+    load: Load | None = None
+    members: Mapping[str, tuple[Member, ...] | None] = field(default_factory=dict)
+    lives: Mapping[str, Life | None] = field(default_factory=dict)
+    pools: Mapping[str, PoolState] | None = None
+    past: Past | None = None
+    target: Target | None = None
+    plan: Plan = field(default_factory=Plan)
+    events: tuple[str, ...] = ()
+    error: str = ""
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    if old is new:
+        return {}
+    changed: dict[str, Any] = {key: value for key, value in new.items() if old.get(key) != value}
+    changed.update((key, None) for key in old if key not in new)
+    return changed
+
+
+def _folded(old: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in {**old, **changes}.items() if value is not None}
+
+
+def _line(record: Record, before: Record | None) -> Line:
+    """The record as a line after ``before``; complete when there is none."""
+    now, load = record.snapshot, replace(record.snapshot.load, members={})
+    lean = Line(record.number, record.at_s, record.woken, plan=record.plan, events=record.events, error=record.error)
+    if before is None:
+        return replace(
+            lean,
+            full=True,
+            interval_s=now.interval_s,
+            load=load,
+            members=now.load.members,
+            lives=now.lives,
+            pools=now.pools,
+            past=record.past,
+            target=record.target,
+        )
+    was = before.snapshot
+    same_load = replace(was.load, members={}, at_s=load.at_s) == load
+    return replace(
+        lean,
+        interval_s=None if was.interval_s == now.interval_s else now.interval_s,
+        load=None if same_load else load,
+        members=_changes(was.load.members, now.load.members),
+        lives=_changes(was.lives, now.lives),
+        pools=None if was.pools == now.pools else now.pools,
+        past=None if before.past == record.past else record.past,
+        target=None if before.target == record.target else record.target,
+    )
+
+
+def _record(line: Line, before: Record | None) -> Record:
+    """The record that the line stands for, after ``before``."""
+    if line.full:
+        before = _NOTHING
+    elif before is None:
+        raise ConfigError("the journal does not begin with a complete round")
+    was = before.snapshot
+    load = line.load or was.load
+    snapshot = Snapshot(
+        at_s=line.at_s,
+        interval_s=was.interval_s if line.interval_s is None else line.interval_s,
+        load=replace(load, at_s=line.at_s, members=_folded(was.load.members, line.members)),
+        lives=_folded(was.lives, line.lives),
+        pools=was.pools if line.pools is None else line.pools,
+    )
+    past = before.past if line.past is None else line.past
+    target = before.target if line.target is None else line.target
+    return Record(line.number, line.at_s, line.woken, snapshot, past, target, line.plan, line.events, line.error)
+
+
+_NOTHING = Record(0, 0.0, "", Snapshot(0.0, 0.0, Load(0.0), {}, {}), {}, Target({}), Plan())
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(Line).decode
+
+
+def _quiet(line: Line) -> bool:
+    """Nothing happened and nothing changed."""
+    told = line.full or line.events or line.error or line.plan != Plan()
+    changed = line.load or line.members or line.lives or line.pools or line.past is not None or line.target
+    return not (told or changed)
+
+
+class Journal:
+    """The rounds of one controller: the latest in memory, all of them in a file if a path is given.
+
+    Parameters
+    ----------
+    path:
+        File to append to; None keeps the rounds in memory only. Missing folders are made.
+
+    Raises
+    ------
+    ConfigError
+        If the path cannot be written.
+    """
+
+    def __init__(self, path: str | Path | None = None) -> None:
+        self.records: deque[Record] = deque()
+        self._kept = 0
+        self._before: Record | None = None
+        self._full_s = float("-inf")
+        self._writer = _Writer(Path(path)) if path else None
+
+    def append(self, record: Record) -> None:
+        """Keep a round; a round in which nothing changed is dropped."""
+        line = _line(record, self._before)
+        if _quiet(line):
+            return
+        if record.at_s - self._full_s >= FULL_EVERY_S or (self._writer and self._writer.fresh.is_set()):
+            self._full_s = record.at_s
+            line = _line(record, None)
+            if self._writer:
+                self._writer.fresh.clear()
+        self._before = record
+        self._keep(record)
+        if self._writer:
+            self._writer.put(_encode(line) + b"\n")
+
+    def _keep(self, record: Record) -> None:
+        self.records.append(record)
+        self._kept += len(record.snapshot.lives) + 1
+        while self._kept > KEEP_LIVES and len(self.records) > 1:
+            self._kept -= len(self.records.popleft().snapshot.lives) + 1
+
+    def close(self) -> None:
+        """Write what is still to be written."""
+        if self._writer:
+            self._writer.close()
+
+
+class _Writer:
+    """Appends lines to a file on a thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fresh = threading.Event()
+        self.fresh.set()
+        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab"):
+                pass
+        except OSError as error:
+            raise ConfigError(f"journal {str(path)!r} cannot be written: {error.strerror}") from error
+        self._thread = threading.Thread(target=self._run, name="dask-adaptive-journal", daemon=True)
+        self._thread.start()
+
+    def put(self, line: bytes) -> None:
+        self._lines.put(line)
+
+    def close(self) -> None:
+        self._lines.put(None)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        failed = False
+        while (line := self._lines.get()) is not None:
+            error = self._write(line)
+            if error and not failed:
+                logger.warning("journal %s cannot be written (%s); the cluster goes on", self.path, error)
+            failed = bool(error)
+
+    def _write(self, line: bytes) -> OSError | None:
+        """Append a line; after an error the next one has to be complete."""
+        try:
+            with self.path.open("ab") as file:
+                file.write(line)
+                full = file.tell() > ROTATE_BYTES
+            if full:
+                self.path.replace(self.path.with_name(self.path.name + ".1"))
+                self.fresh.set()
+        except OSError as error:
+            self.fresh.set()
+            return error
+        return None
+
+
+def read(path: str | Path) -> Iterator[Record]:
+    """Every round of a journal file, in order.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or a line is not a journal's; a cut last line (its writer was killed) is left out.
+    """
+    before: Record | None = None
+    try:
+        file = Path(path).open("rb")
+    except OSError as error:
+        raise ConfigError(f"journal {str(path)!r} cannot be read: {error.strerror}") from error
+    with file:
+        for number, text in enumerate(file, 1):
+            if not text.endswith(b"\n"):
+                return
+            try:
+                before = _record(_decode(text), before)
+            except (msgspec.MsgspecError, ConfigError) as error:
+                raise ConfigError(f"line {number} of {str(path)!r} is not a journal's: {error}") from error
+            yield before
+
+
+def last(path: str | Path) -> Record | None:
+    """The last round of a journal file; None where there is no file or nothing in it."""
+    if not Path(path).exists():
+        return None
+    tail: deque[Record] = deque(read(path), maxlen=1)
+    return tail[0] if tail else None
+
+
+def replay(
+    records: Sequence[Record],
+    decide: Callable[[View, Past], tuple[Target, Past]],
+    view_of: Callable[[Snapshot], View],
+) -> list[int]:
+    """Numbers of the rounds in which ``decide``, shown the same, decides otherwise: empty for the same policy."""
+    return [
+        record.number
+        for record in records
+        if not record.error and decide(view_of(record.snapshot), record.past)[0] != record.target
+    ]

@@ -1,0 +1,36 @@
+"""What has to end although no policy asked for it: jobs that do not serve, or do not go. Pure."""
+
+from __future__ import annotations
+
+from dask_adaptive.model import Cancel, Life, Phase, Snapshot, Timeouts
+
+__all__ = ["overdue", "quiet_phases"]
+
+quiet_phases = (Phase.GONE, Phase.FAILED, Phase.WANTED, Phase.UNKNOWN, Phase.SUBMITTED, Phase.QUEUED, Phase.DRAINING)
+"""Phases in which nothing runs out that this module watches."""
+
+
+def overdue(snapshot: Snapshot) -> tuple[Cancel, ...]:
+    """Every job whose time ran out, with the reason in words and numbers.
+
+    Nothing is overdue while the job list of its pool cannot be trusted: then we do not know.
+    """
+    cancels = []
+    for life in snapshot.lives.values():
+        if life.phase in quiet_phases or (life.phase is Phase.READY and not life.lost_s):
+            continue
+        state = snapshot.pools[life.pool]
+        reason = "" if state.stale else _why(life, state.timeouts, snapshot.at_s)
+        if reason:
+            cancels.append(Cancel(life.name, reason))
+    return tuple(cancels)
+
+
+def _why(life: Life, timeouts: Timeouts, now_s: float) -> str:
+    if life.phase is Phase.STARTING and now_s - life.running_s > timeouts.start_s:
+        return f"its workers did not register within {timeouts.start_s:g} s of its start"
+    if life.phase is Phase.READY and now_s - life.lost_s > timeouts.lost_s:
+        return f"its workers left the scheduler {now_s - life.lost_s:.0f} s ago"
+    if life.phase is Phase.ENDING and now_s >= life.deadline_s:
+        return life.reason or f"it did not end within {timeouts.end_s:g} s"
+    return ""
