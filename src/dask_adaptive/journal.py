@@ -230,18 +230,21 @@ def read(path: str | Path) -> Iterator[Record]:
     """
     before: Record | None = None
     try:
-        file = Path(path).open("rb")
+        with Path(path).open("rb") as file:
+            for number, text in enumerate(file, 1):
+                if not text.endswith(b"\n"):
+                    return
+                before = _parsed(text, before, f"line {number} of {str(path)!r}")
+                yield before
     except OSError as error:
         raise ConfigError(f"journal {str(path)!r} cannot be read: {error.strerror}") from error
-    with file:
-        for number, text in enumerate(file, 1):
-            if not text.endswith(b"\n"):
-                return
-            try:
-                before = _record(_decode(text), before)
-            except (msgspec.MsgspecError, ConfigError) as error:
-                raise ConfigError(f"line {number} of {str(path)!r} is not a journal's: {error}") from error
-            yield before
+
+
+def _parsed(text: bytes, before: Record | None, where: str) -> Record:
+    try:
+        return _record(_decode(text), before)
+    except (msgspec.MsgspecError, ConfigError) as error:
+        raise ConfigError(f"{where} is not a journal's: {error}") from error
 
 
 def last(path: str | Path) -> Record | None:
