@@ -1,0 +1,1 @@
+"""Benchmarks: always side by side with rivals, in one run, on the same schedulers and workers."""
