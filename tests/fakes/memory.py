@@ -148,7 +148,7 @@ class MemoryBackend:
     async def cancel(self, ids: Collection[JobId]) -> None:
         scripted = await self._called("cancel", self.cancel_errors)
         self.cancels.append(tuple(ids))
-        for made in [self.made[id] for id in ids if id in self.made]:
+        for made in [self.made[each] for each in ids if each in self.made]:
             self._cancel(made)
         if isinstance(scripted, After):
             raise scripted.error
@@ -208,13 +208,13 @@ class MemoryBackend:
 
     def _make(self, batch: Batch, name: str) -> JobId:
         now_s = self.clock()
-        id = JobId(f"m{next(self._numbers)}")
+        number = JobId(f"m{next(self._numbers)}")
         first = Entry(now_s, JobState.QUEUED, "waiting in memory")
-        made = Made(id, name, batch.cluster, batch.pool, batch, [first])
+        made = Made(number, name, batch.cluster, batch.pool, batch, [first])
         if self.queue_s < math.inf:
             made.entries.append(Entry(now_s + self.queue_s, JobState.RUNNING))
-        self.made[id] = made
-        return id
+        self.made[number] = made
+        return number
 
     def _cancel(self, made: Made) -> None:
         now_s = self.clock()
