@@ -411,13 +411,17 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class PoolView:
-    """A pool as a policy sees it: jobs counted by phase, and the capacity that serves now."""
+    """A pool as a policy sees it: jobs counted by phase, and the capacity that serves now.
+
+    ``idle`` of its ready jobs could be given up; the others are busy.
+    """
 
     pool: Pool
     phases: Mapping[Phase, int] = field(default_factory=dict)
     capacity: Capacity = field(default_factory=Capacity)
     startup: Startup = field(default_factory=Startup)
     broken: str = ""
+    idle: int = 0
 
     @property
     def size(self) -> int:

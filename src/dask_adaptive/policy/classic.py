@@ -1,0 +1,265 @@
+"""The simple policies: a fixed size, doubling, and a target duration.
+
+None of them remembers anything: their answer is a function of the view alone. Patience, limits and budgets are put
+around them by ``combine``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from dask_adaptive.errors import ConfigError, PolicyError, nearest
+from dask_adaptive.model import Load, Past, PoolView, Target, View, Want
+from dask_adaptive.policy.demand import THREADS, Demand, demands, gap_s, whole
+
+__all__ = ["Doubling", "Fixed", "TargetDuration"]
+
+
+class Fixed:
+    """Always the same number of jobs.
+
+    Parameters
+    ----------
+    jobs:
+        Jobs by pool; a pool that is not named has its minimum. A plain number is meant for the first pool.
+
+    Raises
+    ------
+    ConfigError
+        If a number is negative or not whole.
+    """
+
+    def __init__(self, jobs: int | Mapping[str, int]) -> None:
+        for number in jobs.values() if isinstance(jobs, Mapping) else [jobs]:
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise ConfigError(f"a number of jobs is a whole number from 0 on, not {number!r}")
+        self.jobs = jobs
+
+    def decide(self, view: View, past: Past) -> tuple[Target, Past]:
+        """The numbers that were asked for."""
+        names = [pool.pool.name for pool in view.pools]
+        jobs = self.jobs if isinstance(self.jobs, Mapping) else {names[0]: self.jobs}
+        for name in jobs:
+            if name not in names:
+                raise PolicyError(f"no pool {name!r}; {nearest(name, names)}")
+        return Target({pool.pool.name: _fixed(pool, jobs) for pool in view.pools}), past
+
+
+def _fixed(pool: PoolView, jobs: Mapping[str, int]) -> Want:
+    if pool.pool.name in jobs:
+        return Want(jobs[pool.pool.name], f"{_count(jobs[pool.pool.name], 'job')} asked for")
+    return Want(pool.pool.limits.minimum, "no number asked for: the minimum")
+
+
+class Doubling:
+    """Grow by a factor while tasks wait and no worker is idle; the idea of Dask's first adaptive deployment.
+
+    The next step is taken only when all jobs of the last one serve. Idle jobs are given up as soon as nothing waits.
+
+    Parameters
+    ----------
+    factor:
+        How many times as many jobs after one step; above 1, default 2.
+    memory:
+        Part of the workers' memory limits (0 to 1, default 0.5) above which results ask for more jobs too.
+    """
+
+    def __init__(self, factor: float = 2.0, memory: float = 0.5) -> None:
+        _check_above("factor", factor, 1.0)
+        _check_share("memory", memory)
+        self.factor = factor
+        self.memory = memory
+
+    def decide(self, view: View, past: Past) -> tuple[Target, Past]:
+        """One step up, or down to what is needed."""
+        one = {pool.pool.name: 1.0 for pool in view.pools}
+        asked = demands(view.load, view.pools, within_s=one, unknown_s=one)
+        wants = {pool.pool.name: self._want(pool, asked.pools[pool.pool.name], view.load) for pool in view.pools}
+        return Target(_for_clients(wants, view), None, asked.declined, asked.impossible), past
+
+    def _want(self, pool: PoolView, demand: Demand, load: Load) -> Want:
+        width = max(whole(demand.width), 1 if demand.tasks else 0)
+        step = max(1, math.ceil(pool.size * self.factor))
+        held = _unique_bytes(pool, load)
+        full = pool.capacity.memory_bytes > 0 and held > self.memory * pool.capacity.memory_bytes
+        waiting = demand.tasks > pool.capacity.threads and width > pool.size
+        if pool.coming and (waiting or full):
+            want = Want(pool.size, f"{_count(pool.coming, 'job')} of the last step do not serve yet")
+        elif full:
+            memory = f"{_bytes(held)} of results are above {self.memory:.0%} of {_bytes(pool.capacity.memory_bytes)}"
+            want = Want(step, f"{memory}: {self.factor:g} times {_count(pool.size, 'job')}")
+        elif waiting and not (pool.ready and pool.capacity.idle):
+            more = f"{_tasks(demand)} ready, {pool.capacity.threads} threads, no idle worker"
+            limit = f"at most one thread per task, {_count(width, 'job')}"
+            want = Want(min(step, width), f"{more}: {self.factor:g} times {_count(pool.size, 'job')}, {limit}")
+        else:
+            want = Want(min(width, pool.size) if pool.size else width, f"{_tasks(demand)} ready")
+        return _floors(want, pool, _memory_jobs(pool, held, self.memory))
+
+
+class TargetDuration:
+    """As many jobs as it takes to do the pending work within a target duration: Dask's rule without its faults.
+
+    Work is the expected run time of the tasks that could run now, and a task never takes more than one slot. It counts
+    in slots of the pool's own shape, with the resources that tasks need. Pinned and impossible work asks for nothing;
+    paused workers are no capacity; busy jobs stay. Results are a floor in bytes: what they need beyond
+    ``memory`` of the workers' limits is added, at most doubling what serves. No memory limit means no such rule.
+
+    The duration counts from the request: the learned start-up time of the pool is taken from it, at most half of it.
+    A task of a kind that never finished one is expected to take at least ``unknown_s`` and at least one start-up (a
+    wrong guess then costs about one start-up), and twice what one has taken so far. Nothing is asked for that would
+    arrive when the work is done, and waiting tasks keep jobs that they need sooner than a new one could start.
+
+    Parameters
+    ----------
+    target_duration_s:
+        Seconds in which the pending work should be done; default 5.
+    memory:
+        Part of a worker's memory limit that results may fill, 0 to 1; default 0.6.
+    unknown_s:
+        Run time of a task of an unknown kind, in seconds; default 0.5.
+
+    Notes
+    -----
+    Source of the rule and its numbers: ``Scheduler.adaptive_target`` of ``distributed``.
+    """
+
+    def __init__(self, target_duration_s: float = 5.0, memory: float = 0.6, unknown_s: float = 0.5) -> None:
+        _check_above("target_duration_s", target_duration_s, 0.0)
+        _check_share("memory", memory)
+        _check_above("unknown_s", unknown_s, 0.0)
+        self.target_duration_s = target_duration_s
+        self.memory = memory
+        self.unknown_s = unknown_s
+
+    def decide(self, view: View, past: Past) -> tuple[Target, Past]:
+        """The size at which the pending work is done in time."""
+        startup_s = {pool.pool.name: pool.startup.quantile_s(0.5) for pool in view.pools}
+        within_s = {name: max(self.target_duration_s / 2, self.target_duration_s - s) for name, s in startup_s.items()}
+        unknown_s = {name: max(self.unknown_s, s) for name, s in startup_s.items()}
+        asked = demands(view.load, view.pools, within_s=within_s, unknown_s=unknown_s)
+        declined = list(asked.declined)
+        wants = {}
+        for pool in view.pools:
+            name = pool.pool.name
+            demand = asked.pools[name]
+            want = _work(pool, demand, within_s[name], unknown_s[name])
+            want = _in_time(want, pool, demand, startup_s[name], declined)
+            want = _ahead(want, pool, view.load, startup_s[name], self.unknown_s)
+            memory = _memory_jobs(pool, _unique_bytes(pool, view.load), self.memory)
+            wants[name] = _floors(want, pool, memory)
+        return Target(_for_clients(wants, view), None, tuple(declined), asked.impossible), past
+
+
+def _work(pool: PoolView, demand: Demand, within_s: float, unknown_s: float) -> Want:
+    """Jobs for the work that could run now."""
+    if not demand.tasks:
+        return Want(0, "nothing to do")
+    jobs = max(1, whole(demand.jobs))
+    each = f" at {demand.work_s / demand.tasks:.3g} s each" if demand.tasks > 1 else ""
+    guessed = f" (guessed for {demand.guessed:.0f}, at least {unknown_s:.3g} s)" if demand.guessed else ""
+    capped = ", at most one slot per task," if demand.slots < demand.work_s / within_s * (1 - 1e-9) else ""
+    slots = math.ceil(demand.slots - 1e-9) or 1
+    shape = pool.pool.shape
+    if demand.scarcest == THREADS:
+        size = f"{_count(slots, 'thread')} = {_count(jobs, 'job')} of {_count(shape.job_threads, 'thread')}"
+    else:
+        amount = shape.resources[demand.scarcest] * shape.workers
+        size = f"{_count(slots, 'slot')} = {_count(jobs, 'job')} of {amount:g} {demand.scarcest}"
+    work = f"{_tasks(demand)} ready, {demand.work_s:.1f} s of work{each}{guessed}"
+    reason = f"{work}; in {within_s:.3g} s{capped} that takes {size}"
+    paused = math.ceil(pool.capacity.paused / shape.workers)
+    if paused:
+        return Want(jobs + paused, f"{reason}; {_count(paused, 'job')} more, as workers are paused for lack of memory")
+    return Want(jobs, reason)
+
+
+def _in_time(want: Want, pool: PoolView, demand: Demand, startup_s: float, declined: list[str]) -> Want:
+    """Nothing that would arrive when the work is done."""
+    if want.jobs <= pool.size or not pool.ready or pool.capacity.paused:
+        return want
+    done_s = max(demand.work_jobs_s.values(), default=0.0) / pool.ready
+    if done_s > startup_s:
+        return want
+    there = f"the {_count(pool.ready, 'job')} there need {done_s:.3g} s, a new one takes {startup_s:.3g} s to start"
+    declined.append(f"{pool.pool.name}: {want.jobs - pool.size} more not worth it, {there}")
+    return Want(pool.size, f"{want.reason}; {there}")
+
+
+def _ahead(want: Want, pool: PoolView, load: Load, startup_s: float, unknown_s: float) -> Want:
+    """Waiting tasks keep what serves while a new job would come later than they do."""
+    if want.jobs >= pool.ready:
+        return want
+    pinned = sum(group.waiting for group in load.groups if group.pinned)
+    if pinned:
+        kept = f"{_count(pool.ready, 'job')} kept for {pinned} waiting tasks that are pinned to workers"
+        return Want(pool.ready, f"{want.reason}; {kept}")
+    gap = gap_s(load, unknown_s)
+    if gap is None or gap > startup_s:
+        return want
+    shape = pool.pool.shape
+    waiting = sum(group.waiting / shape.slots(group.need) for group in load.groups if shape.slots(group.need))
+    jobs = min(pool.ready, math.ceil(waiting))
+    if jobs <= want.jobs:
+        return want
+    soon = f"waiting tasks start in about {gap:.3g} s, a new job in {startup_s:.3g} s"
+    return Want(jobs, f"{want.reason}; {_count(jobs, 'job')} kept: {soon}")
+
+
+def _floors(want: Want, pool: PoolView, memory_jobs: int) -> Want:
+    """Never less than what is busy, and what holds the results."""
+    busy = max(0, pool.ready - pool.idle)
+    if memory_jobs > want.jobs:
+        want = Want(memory_jobs, f"{want.reason}; {_count(memory_jobs, 'job')} for the results held")
+    if busy > want.jobs:
+        want = Want(busy, f"{want.reason}; {_count(busy, 'job')} busy, which stay")
+    return want
+
+
+def _memory_jobs(pool: PoolView, held_bytes: float, memory: float) -> int:
+    """Jobs that hold these results in ``memory`` of their limits; at most twice what serves, so that growth is seen."""
+    if held_bytes <= 0:
+        return 0
+    usable = memory * pool.pool.shape.memory_bytes * pool.pool.shape.workers
+    needed = math.ceil(held_bytes / usable) if usable > 0 else 1
+    return min(needed, max(1, 2 * pool.ready))
+
+
+def _unique_bytes(pool: PoolView, load: Load) -> float:
+    """Results that the pool holds, its part of the replicas left out."""
+    everything = load.foreign.held_bytes + sum(capacity.held_bytes for capacity in load.pools.values())
+    replicas = load.replicated_bytes * pool.capacity.held_bytes / everything if everything else 0.0
+    return max(0.0, pool.capacity.held_bytes - replicas)
+
+
+def _for_clients(wants: Mapping[str, Want], view: View) -> Mapping[str, Want]:
+    """One job at least for clients that wait for any worker, as in ``scatter``."""
+    waiting = view.load.waiting_clients
+    if not waiting or view.load.foreign.workers or any(want.jobs for want in wants.values()):
+        return wants
+    name = min(view.pools, key=lambda pool: (bool(pool.broken), pool.pool.price)).pool.name
+    reason = f"{wants[name].reason}; {_count(waiting, 'client')} waiting for a worker"
+    return {**wants, name: Want(1, reason)}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _tasks(demand: Demand) -> str:
+    return _count(round(demand.tasks), "task") if demand.tasks else "no task"
+
+
+def _bytes(number: float) -> str:
+    return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+
+
+def _check_above(name: str, value: float, bound: float) -> None:
+    if not (value > bound and math.isfinite(value)):
+        raise ConfigError(f"{name} is a number above {bound:g}, not {value!r}")
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ConfigError(f"{name} is a part of the memory limit, above 0 and at most 1, not {value!r}")

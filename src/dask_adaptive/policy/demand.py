@@ -1,0 +1,252 @@
+"""From task groups to the demand of each pool.
+
+A task never uses more than one slot, so a group of ``n`` tasks of ``d`` seconds that should be done within ``h``
+seconds takes ``n * min(1, d / h)`` slots: never more slots than tasks, and one slow task is never more than one slot.
+
+Slots become jobs dimension by dimension: threads first, then every resource that some task needs. A pool needs as many
+jobs as its scarcest dimension asks for; a task that takes a GPU and one that does not share a worker.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from dask_adaptive.model import Group, Load, Need, PoolView, Shape
+
+__all__ = ["Demand", "Demands", "Guess", "demands", "gap_s", "guess", "whole"]
+
+THREADS = "threads"
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """What the pending tasks of a group are expected to take.
+
+    ``each_s``: run time of one task; ``oldest_s``: what is left of the one that runs longest, expected to take as long
+    again as it has taken already; ``known``: whether any task of the kind was ever finished.
+    """
+
+    each_s: float
+    oldest_s: float
+    known: bool
+
+    def work_s(self, tasks: int) -> float:
+        """Seconds of work in so many tasks, the one that runs longest among them."""
+        return (tasks - 1) * self.each_s + self.oldest_s
+
+    def slots(self, tasks: int, within_s: float) -> float:
+        """Slots that so many tasks take in order to be done within ``within_s`` seconds."""
+        return (tasks - 1) * min(1.0, self.each_s / within_s) + min(1.0, self.oldest_s / within_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one pool is asked to serve.
+
+    ``tasks`` could run now, in ``groups`` groups; ``guessed`` of them are of a kind that never finished one.
+    ``slots``: slots that it takes to be done in time. ``jobs`` and ``work_jobs_s``: the same, and the work, in jobs
+    and seconds of a whole job of this pool, by dimension (``threads`` or the name of a resource). ``width``: jobs
+    that would run all tasks at once.
+    """
+
+    tasks: float = 0.0
+    groups: int = 0
+    guessed: float = 0.0
+    work_s: float = 0.0
+    slots: float = 0.0
+    jobs: Mapping[str, float] = field(default_factory=dict)
+    width: Mapping[str, float] = field(default_factory=dict)
+    work_jobs_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def scarcest(self) -> str:
+        """The dimension that asks for most jobs."""
+        return max(self.jobs, key=lambda name: self.jobs[name], default=THREADS)
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """Demand by pool; ``impossible`` and ``declined`` are sentences about work that drives no growth."""
+
+    pools: Mapping[str, Demand]
+    impossible: tuple[str, ...] = ()
+    declined: tuple[str, ...] = ()
+
+
+def guess(group: Group, unknown_s: float) -> Guess:
+    """Expected run time of the pending tasks of a group, in seconds.
+
+    While no task of the kind has finished: at least ``unknown_s``, and at least twice what the oldest running one has
+    taken ("guess and double"). As soon as a mean is known a straggler tells only about itself.
+    """
+    oldest_s = group.oldest_s if group.running else 0.0
+    if group.mean_s is None:
+        each_s = max(unknown_s, 2 * oldest_s)
+        return Guess(each_s, each_s, known=False)
+    return Guess(group.mean_s, max(group.mean_s, oldest_s), known=True)
+
+
+def whole(jobs: Mapping[str, float]) -> int:
+    """Whole jobs that cover the scarcest dimension."""
+    return math.ceil(max(jobs.values(), default=0.0) - _EPSILON)
+
+
+def demands(
+    load: Load, pools: Sequence[PoolView], *, within_s: Mapping[str, float], unknown_s: Mapping[str, float]
+) -> Demands:
+    """Assign the work that could run now to the pools that may serve it.
+
+    A group goes to the cheapest capable pool (then the first given) that is not broken; what is beyond a pool's
+    maximum goes to the next one, and what is beyond all of them stays with the first. Workers that are not ours take
+    their part of the work without needs before. Groups that fewer pools can serve choose first.
+
+    Parameters
+    ----------
+    load:
+        What the Dask scheduler said.
+    pools:
+        The pools in the order of preference.
+    within_s:
+        By pool: seconds in which the pending work should be done.
+    unknown_s:
+        By pool: run time of a task of a kind that never finished one, at least.
+    """
+    ordered = sorted(pools, key=lambda view: view.pool.price)
+    drafts = {view.pool.name: _Draft(view, within_s[view.pool.name], unknown_s[view.pool.name]) for view in pools}
+    impossible: list[str] = []
+    declined: list[str] = []
+    choices: list[tuple[Group, list[_Draft]]] = []
+    for group in load.groups:
+        if not group.ready:
+            continue
+        able = _able(ordered, group.need)
+        if group.pinned:
+            declined.append(_pinned(group))
+        elif able:
+            choices.append((group, [drafts[view.pool.name] for view in able]))
+        elif group.unrunnable or not load.foreign.workers:
+            impossible.append(_impossible(group, pools))
+    foreign = float(load.foreign.threads)
+    for group, able_drafts in sorted(choices, key=lambda choice: len(choice[1])):
+        foreign = _assign(group, able_drafts, foreign)
+    return Demands({name: draft.demand() for name, draft in drafts.items()}, tuple(impossible), tuple(declined))
+
+
+def gap_s(load: Load, unknown_s: float) -> float | None:
+    """Seconds until waiting work becomes ready, as far as one step ahead tells; None where nothing is in sight.
+
+    Waiting tasks count when all groups that they come after are ready or running now: they start when the slowest of
+    the running ones ends.
+    """
+    pending = {group.name: group for group in load.groups if group.ready or group.waiting}
+    gaps = []
+    for group in load.groups:
+        before = [pending[name] for name in group.after if name in pending and name != group.name]
+        if group.waiting and before and all(other.running and not other.waiting for other in before):
+            gaps.append(max(_left_s(other, unknown_s) for other in before))
+    return min(gaps, default=None)
+
+
+def _left_s(group: Group, unknown_s: float) -> float:
+    if group.mean_s is not None and group.oldest_s <= group.mean_s:
+        return group.mean_s - group.oldest_s
+    return max(unknown_s, group.oldest_s)
+
+
+class _Draft:
+    """A demand while it is added up."""
+
+    def __init__(self, view: PoolView, within_s: float, unknown_s: float) -> None:
+        self.shape = view.pool.shape
+        self.broken = bool(view.broken)
+        self.within_s = within_s
+        self.unknown_s = unknown_s
+        self._maximum = math.inf if view.pool.limits.maximum is None else view.pool.limits.maximum
+        self._tasks = self._guessed = self._work_s = self._slots = 0.0
+        self._groups = 0
+        self._jobs: dict[str, float] = {}
+        self._width: dict[str, float] = {}
+        self._work_jobs_s: dict[str, float] = {}
+
+    def room(self, need: Need) -> float:
+        """Slots for such tasks until the maximum is reached."""
+        return min(
+            max(0.0, self._maximum - self._jobs.get(name, 0.0)) / share for name, share in _shares(self.shape, need)
+        )
+
+    def add(self, group: Group, part: float) -> None:
+        """Take this part (0 to 1) of a group."""
+        expected = guess(group, self.unknown_s)
+        slots = part * expected.slots(group.ready, self.within_s)
+        work_s = part * expected.work_s(group.ready)
+        self._tasks += part * group.ready
+        self._guessed += 0.0 if expected.known else part * group.ready
+        self._work_s += work_s
+        self._slots += slots
+        self._groups += 1
+        for name, share in _shares(self.shape, group.need):
+            self._jobs[name] = self._jobs.get(name, 0.0) + slots * share
+            self._width[name] = self._width.get(name, 0.0) + part * group.ready * share
+            self._work_jobs_s[name] = self._work_jobs_s.get(name, 0.0) + work_s * share
+
+    def demand(self) -> Demand:
+        return Demand(
+            tasks=self._tasks,
+            groups=self._groups,
+            guessed=self._guessed,
+            work_s=self._work_s,
+            slots=self._slots,
+            jobs=self._jobs,
+            width=self._width,
+            work_jobs_s=self._work_jobs_s,
+        )
+
+
+def _assign(group: Group, able: Sequence[_Draft], foreign: float) -> float:
+    """Spread a group over capable pools; return the foreign slots that are left."""
+    left = 1.0
+    first = next((draft for draft in able if not draft.broken), able[0])
+    if not any(group.need.values()) and foreign > 0:
+        slots = guess(group, first.unknown_s).slots(group.ready, first.within_s)
+        taken = min(foreign, slots)
+        left -= taken / slots if slots else 1.0
+        foreign -= taken
+    for draft in able:
+        if left <= _EPSILON:
+            return foreign
+        if not draft.broken:
+            slots = left * guess(group, draft.unknown_s).slots(group.ready, draft.within_s)
+            part = left if slots <= draft.room(group.need) else left * draft.room(group.need) / slots
+            if part > 0:
+                draft.add(group, part)
+                left -= part
+    if left > _EPSILON:
+        first.add(group, left)
+    return foreign
+
+
+def _able(pools: Iterable[PoolView], need: Need) -> list[PoolView]:
+    return [view for view in pools if view.pool.shape.slots(need) > 0]
+
+
+def _shares(shape: Shape, need: Need) -> list[tuple[str, float]]:
+    """Which part of a whole job one task takes, by dimension."""
+    shares = [(THREADS, 1.0 / shape.job_threads)]
+    for name, amount in need.items():
+        if amount > 0:
+            per_worker = int(shape.resources.get(name, 0.0) / amount + _EPSILON)
+            shares.append((name, 1.0 / (shape.workers * per_worker)))
+    return shares
+
+
+def _pinned(group: Group) -> str:
+    return f"{group.ready} tasks of {group.prefix!r} are pinned to named workers: a new worker could not run them"
+
+
+def _impossible(group: Group, pools: Sequence[PoolView]) -> str:
+    need = ", ".join(f"{name}={amount:g}" for name, amount in sorted(group.need.items()))
+    names = ", ".join(view.pool.name for view in pools)
+    return f"{group.ready} tasks of {group.prefix!r} need {need}, which no worker of {names} offers"
