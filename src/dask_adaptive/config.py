@@ -1,0 +1,182 @@
+"""What the user asked for, checked and resolved once, at the edge.
+
+Every function here either returns a plain value or raises ``ConfigError`` in one sentence that names the key.
+Defaults come from Dask's configuration: ``distributed.adaptive.*`` (documented by Dask) and ``adaptive.*`` (ours).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Union
+
+import dask.config
+from dask.utils import parse_bytes, parse_timedelta
+
+from dask_adaptive.errors import ConfigError, nearest
+from dask_adaptive.model import Limits, Shape
+
+__all__ = [
+    "DEFAULTS",
+    "Bounds",
+    "Scaling",
+    "bytes_of",
+    "check_keys",
+    "count_of",
+    "limits_of",
+    "scaling_of",
+    "seconds_of",
+    "setting",
+]
+
+Amount = Union[int, float, str, None]
+
+DEFAULTS: Mapping[str, Any] = {
+    "policy": "target-duration",
+    "maximum-jobs": 10,
+    "journal": None,
+    "start-timeout": "120s",
+    "lost-timeout": "30s",
+    "drain-timeout": "600s",
+    "end-timeout": "15s",
+    "first-worker-notice": "10s",
+}
+"""Our own configuration, under ``adaptive`` in Dask's configuration (``DASK_ADAPTIVE__POLICY`` in the environment)."""
+
+
+def setting(key: str) -> Any:
+    """The configured value of one of ``DEFAULTS``; an unknown configured key is refused by name."""
+    configured = dask.config.get("adaptive", {}) or {}
+    if not isinstance(configured, Mapping):
+        raise ConfigError(f"configuration 'adaptive' must be a mapping of keys, not {configured!r}")
+    check_keys("configuration key adaptive", (str(k).replace("_", "-") for k in configured), DEFAULTS)
+    return dask.config.get(f"adaptive.{key}", DEFAULTS[key])
+
+
+def check_keys(kind: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse the first unknown key, naming the nearest known one."""
+    known = set(known)
+    for key in given:
+        if key not in known:
+            joint = "." if kind.startswith("configuration") else " "
+            raise ConfigError(f"unknown {kind}{joint}{key}: {nearest(key, known)}")
+
+
+def count_of(key: str, value: object, *, least: int = 0) -> int:
+    """A whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        raise ConfigError(f"{key} must be a whole number, not {value!r}")
+    if math.isinf(value) or value != int(value):
+        raise ConfigError(f"{key} must be a whole number, not {value!r}")
+    if value < least:
+        raise ConfigError(f"{key} must be at least {least}, not {value!r}")
+    return int(value)
+
+
+def bytes_of(key: str, value: object) -> int:
+    """A number of bytes: a number, or text such as ``"4 GB"`` or ``"512 MiB"``."""
+    try:
+        amount = parse_bytes(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(f"{key} must be a size such as '4 GB' or a number of bytes, not {value!r}") from None
+    if not amount >= 0 or math.isinf(amount):
+        raise ConfigError(f"{key} must be a finite size of at least 0 bytes, not {value!r}")
+    return int(amount)
+
+
+def seconds_of(key: str, value: object, *, positive: bool = False) -> float:
+    """A number of seconds: a number, or text such as ``"500 ms"`` or ``"2h"``."""
+    try:
+        amount = float(parse_timedelta(value, default="s"))
+    except (ValueError, TypeError, KeyError):
+        raise ConfigError(f"{key} must be a duration such as '5s' or a number of seconds, not {value!r}") from None
+    if not amount >= 0 or math.isinf(amount) or (positive and not amount):
+        raise ConfigError(f"{key} must be a finite duration above 0, not {value!r}")
+    return amount
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How large a pool may be, as a user says it: in workers, jobs, cores (threads) or memory; None: not said."""
+
+    minimum: Amount = None
+    maximum: Amount = None
+    minimum_jobs: Amount = None
+    maximum_jobs: Amount = None
+    minimum_cores: Amount = None
+    maximum_cores: Amount = None
+    minimum_memory: Amount = None
+    maximum_memory: Amount = None
+
+
+def limits_of(bounds: Bounds, shape: Shape, default_maximum: int | None) -> Limits:
+    """The bounds in jobs of this shape: minima are rounded up to whole jobs, maxima down.
+
+    ``default_maximum`` (jobs) holds where no maximum is said. Raises ``ConfigError`` for a maximum below one job, a
+    minimum above the maximum, or a memory bound on workers without a memory limit.
+    """
+    low = _jobs(bounds, "minimum", shape, math.ceil)
+    high = _jobs(bounds, "maximum", shape, math.floor)
+    minimum = max(low.values(), default=0)
+    if high:
+        key, maximum = min(high.items(), key=lambda item: item[1])
+        if maximum < 1 and getattr(bounds, key) != 0:
+            job = f"{shape.workers} workers of {shape.threads} threads"
+            raise ConfigError(f"{key}={getattr(bounds, key)!r} is less than one job ({job}); nothing could ever start")
+    else:
+        maximum = math.inf if default_maximum is None else max(default_maximum, minimum)
+    if minimum > maximum:
+        raise ConfigError(f"the minimum ({minimum} jobs) is above the maximum ({maximum} jobs)")
+    return Limits(int(minimum), None if math.isinf(maximum) else int(maximum))
+
+
+def _jobs(bounds: Bounds, side: str, shape: Shape, whole: Any) -> dict[str, float]:
+    """Every bound of one side that was said, in jobs."""
+    found: dict[str, float] = {}
+    units = {"": shape.workers, "_jobs": 1, "_cores": shape.job_threads, "_memory": shape.workers * shape.memory_bytes}
+    for unit, per_job in units.items():
+        key = side + unit
+        value = getattr(bounds, key)
+        if value is None:
+            continue
+        if value == math.inf and side == "maximum":
+            found[key] = math.inf
+            continue
+        if not per_job:
+            raise ConfigError(f"{key} needs workers with a memory limit; give memory= as well")
+        amount = bytes_of(key, value) if unit == "_memory" else count_of(key, value)
+        found[key] = whole(amount / per_job)
+    return found
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The resolved options of ``adapt``; ``wait_s`` = wait_count x interval."""
+
+    interval_s: float
+    wait_s: float
+    target_duration_s: float
+
+
+def scaling_of(interval: object = None, wait_count: object = None, target_duration: object = None) -> Scaling:
+    """These options, each where not given as configured in ``distributed.adaptive``."""
+    default = dask.config.get
+    interval = default("distributed.adaptive.interval", "1s") if interval is None else interval
+    wait_count = default("distributed.adaptive.wait-count", 3) if wait_count is None else wait_count
+    duration = default("distributed.adaptive.target-duration", "5s") if target_duration is None else target_duration
+    interval_s = seconds_of("interval", interval, positive=True)
+    return Scaling(
+        interval_s=interval_s,
+        wait_s=count_of("wait_count", wait_count) * interval_s,
+        target_duration_s=seconds_of("target_duration", duration, positive=True),
+    )
+
+
+def cores_here() -> int:
+    """The processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS
+        return os.cpu_count() or 1

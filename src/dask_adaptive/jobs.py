@@ -1,0 +1,445 @@
+"""Our own jobs: starts submits, cancels, lists and drains, and folds what comes of them into lives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from dask_adaptive import life as lives
+from dask_adaptive.actuator import Observed
+from dask_adaptive.backend.contracts import Backend, Pushing
+from dask_adaptive.engine.contracts import Engine
+from dask_adaptive.errors import Ambiguous, BackendError, EngineError, Garbled, Rejected, Throttled
+from dask_adaptive.model import (
+    ALIVE,
+    Batch,
+    Cancel,
+    Job,
+    JobId,
+    Life,
+    Load,
+    Phase,
+    Plan,
+    Pool,
+    PoolState,
+    Retire,
+    Spec,
+    Startup,
+    Submit,
+    Timeouts,
+)
+
+__all__ = ["Jobs", "PoolSetup"]
+
+KEEP_OVER = 200
+"""How many jobs that are over are remembered, for their logs and reasons."""
+
+SAMPLES = 32
+BROKEN_AFTER = 3
+RELUCTANT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSetup:
+    """A pool with what it takes to fill it. ``poll_s``: seconds between two looks at the manager's job list."""
+
+    pool: Pool
+    backend: Backend
+    spec: Spec
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    poll_s: float = 1.0
+
+
+@dataclass(slots=True)
+class _Health:
+    """Failures of a pool in a row, and until when it rests."""
+
+    failures: int = 0
+    reason: str = ""
+    retry_s: float = 0.0
+
+    def fail(self, reason: str, now_s: float, rest_s: float | None = None) -> None:
+        self.failures += 1
+        self.reason = reason
+        self.retry_s = now_s + (min(300.0, 2.0 ** (self.failures - 1)) if rest_s is None else rest_s)
+
+    def word(self, now_s: float, trying: bool) -> str:
+        times = f"{self.failures} failure{'s' if self.failures > 1 else ''} in a row; the last: {self.reason}"
+        if now_s < self.retry_s:
+            return f"{times}; next try in {self.retry_s - now_s:.0f} s"
+        if self.failures >= BROKEN_AFTER and trying:
+            return f"{times}; waiting for one job to serve before more are asked for"
+        return ""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """One backend: what is in flight, and what its list said last."""
+
+    backend: Backend
+    poll_s: float
+    listing: bool = False
+    cancelling: bool = False
+    due: bool = True
+    asked_s: float = float("-inf")
+    stale: str = ""
+    extra: dict[JobId, Job] = field(default_factory=dict)
+    last: Sequence[Job] = ()
+
+
+class Jobs:
+    """The actuator over backends.
+
+    Parameters
+    ----------
+    cluster:
+        Name of the cluster; every job carries it.
+    setups:
+        The pools, in order of preference.
+    engine:
+        The Dask side, for drains.
+    tag:
+        Called for a new batch; gives a name of 8 characters ``[a-z][a-z0-9]{7}`` that was never used before.
+    clock:
+        The time in seconds.
+    startups:
+        Start-up latencies learned earlier, by pool.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        setups: Sequence[PoolSetup],
+        *,
+        engine: Engine,
+        tag: Callable[[], str],
+        clock: Callable[[], float],
+        startups: Mapping[str, Startup] | None = None,
+    ) -> None:
+        self.cluster = cluster
+        self.setups = {setup.pool.name: setup for setup in setups}
+        self._engine, self._tag, self._clock = engine, tag, clock
+        self._lives: dict[str, Life] = {}
+        self._shown: Mapping[str, Life] = {}
+        self._changed_lives = False
+        self._members: object = None
+        self._startups = {name: (startups or {}).get(name, Startup()) for name in self.setups}
+        self._health = {name: _Health() for name in self.setups}
+        self._lanes: dict[int, _Lane] = {}
+        for setup in setups:
+            self._lanes.setdefault(id(setup.backend), _Lane(setup.backend, setup.poll_s))
+        self._pool_of_tag: dict[str, str] = {}
+        self._submitting: set[str] = set()
+        self._reluctant: dict[str, float] = {}
+        self._news: deque[Callable[[float], None]] = deque()
+        self._events: list[str] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake: Callable[[str], None] = lambda _: None
+
+    # --- looking ---
+
+    def watch(self, wake: Callable[[str], None]) -> None:
+        """See ``Actuator``."""
+        self._wake = wake
+        for lane in self._lanes.values():
+            if isinstance(lane.backend, Pushing):
+                lane.backend.watch(partial(self._changed, lane))
+
+    def _changed(self, lane: _Lane, why: str) -> None:
+        lane.due = True
+        self._wake(why)
+
+    def observe(self, load: Load | None, now_s: float) -> Observed:
+        """See ``Actuator``."""
+        while self._news:
+            self._news.popleft()(now_s)
+        if load is not None:
+            self._register(load, now_s)
+        for life in list(self._lives.values()):
+            if life.phase is Phase.UNKNOWN:
+                self._put(lives.expired(life, now_s), now_s)
+        self._forget()
+        if self._changed_lives:
+            self._shown, self._changed_lives = dict(self._lives), False
+        events, self._events = tuple(self._events), []
+        self._reluctant = {job: at for job, at in self._reluctant.items() if now_s - at < RELUCTANT_S}
+        pools = {name: self._state(setup, now_s) for name, setup in self.setups.items()}
+        return Observed(self._shown, pools, events, frozenset(self._reluctant))
+
+    def _state(self, setup: PoolSetup, now_s: float) -> PoolState:
+        name, lane, health = setup.pool.name, self._lanes[id(setup.backend)], self._health[setup.pool.name]
+        broken = ""
+        if health.failures:
+            waiting = (Phase.WANTED, Phase.SUBMITTED, Phase.QUEUED, Phase.STARTING)
+            trying = any(life.pool == name and life.phase in waiting for life in self._lives.values())
+            broken = health.word(now_s, trying)
+        return PoolState(
+            pool=setup.pool,
+            startup=self._startups[name],
+            broken=broken,
+            retry_s=health.retry_s if broken else 0.0,
+            stale=lane.stale,
+            strays=sum(self._pool_named(job.name, lane) == name for job in lane.extra.values()),
+            submitting=name in self._submitting,
+            timeouts=setup.timeouts,
+        )
+
+    def _register(self, load: Load, now_s: float) -> None:
+        if load.members is self._members and not self._changed_lives:
+            return
+        self._members = load.members
+        for life in list(self._lives.values()):
+            present = len(load.members.get(life.name, ()))
+            if present or life.present:
+                workers = self.setups[life.pool].spec.shape.workers
+                self._put(lives.registered(life, present, workers, now_s), now_s)
+
+    def _put(self, life: Life, now_s: float) -> None:
+        """Keep the new state of a job, and what its change teaches."""
+        was = self._lives.get(life.name)
+        if was is life:
+            return
+        self._lives[life.name] = life
+        self._changed_lives = True
+        if was is None or was.phase is life.phase:
+            return
+        if life.phase is Phase.READY and was.phase is not Phase.DRAINING:
+            self._learn(life)
+        elif life.phase is Phase.FAILED and was.phase is not Phase.WANTED:
+            self._failed(life, now_s)
+        elif life.phase is Phase.ENDING and life.told and not life.served and was.phase is Phase.STARTING:
+            self._health[life.pool].fail(life.reason, now_s)
+
+    def _learn(self, life: Life) -> None:
+        self._health[life.pool] = _Health()
+        startup = self._startups[life.pool]
+        queue_s = max(0.0, life.running_s - life.submitted_s) if life.submitted_s else 0.0
+        start_s = max(0.0, life.ready_s - life.running_s)
+        self._startups[life.pool] = Startup(
+            queue_s=(*startup.queue_s, queue_s)[-SAMPLES:], start_s=(*startup.start_s, start_s)[-SAMPLES:]
+        )
+
+    def _failed(self, life: Life, now_s: float) -> None:
+        if not life.served:
+            self._health[life.pool].fail(f"job {life.name}: {life.reason}", now_s)
+        self._events.append(f"job {life.name} failed: {life.reason}")
+        if life.id is not None:
+            log = self.setups[life.pool].backend.log(life.id)
+            self._begin(log, partial(self._logged, life.name))
+
+    def _logged(self, name: str, outcome: str | BaseException, now_s: float) -> None:
+        life = self._lives.get(name)
+        if life is not None and isinstance(outcome, str):
+            self._put(replace(life, log_tail=outcome[-4000:]), now_s)
+
+    def _forget(self) -> None:
+        over = [life for life in self._lives.values() if life.phase in (Phase.GONE, Phase.FAILED)]
+        for life in sorted(over, key=lambda life: life.since_s)[: max(0, len(over) - KEEP_OVER)]:
+            del self._lives[life.name]
+            self._changed_lives = True
+
+    # --- acting ---
+
+    def act(self, plan: Plan, now_s: float) -> None:
+        """See ``Actuator``."""
+        for submit in plan.submits:
+            self._submit(submit, now_s)
+        self._retire(plan.retires, now_s)
+        self._cancel(plan.cancels, now_s)
+        for lane in self._lanes.values():
+            self._list(lane, now_s)
+
+    def _submit(self, submit: Submit, now_s: float) -> None:
+        setup, health = self.setups[submit.pool], self._health[submit.pool]
+        if submit.pool in self._submitting:
+            return
+        count = 1 if health.failures >= BROKEN_AFTER else submit.count
+        batch = Batch(self.cluster, submit.pool, self._tag(), count, setup.spec)
+        self._pool_of_tag[batch.tag] = submit.pool
+        self._submitting.add(submit.pool)
+        for name in batch.names:
+            self._put(lives.wanted(name, submit.pool, now_s), now_s)
+        self._begin(self._submitted(setup.backend, batch), partial(self._answered, batch))
+
+    async def _submitted(self, backend: Backend, batch: Batch) -> Sequence[JobId]:
+        await self._engine.declare({batch.tag: batch.pool})
+        return await backend.submit(batch)
+
+    def _answered(self, batch: Batch, outcome: Sequence[JobId] | BaseException, now_s: float) -> None:
+        self._submitting.discard(batch.pool)
+        lane = self._lanes[id(self.setups[batch.pool].backend)]
+        lane.due = True
+        mine = [self._lives[name] for name in batch.names if name in self._lives]
+        if not isinstance(outcome, BaseException):
+            for life, job_id in zip(mine, outcome, strict=False):
+                self._put(lives.accepted(life, job_id, now_s), now_s)
+            if len(outcome) < batch.count:
+                self._refuse(mine[len(outcome) :], batch.pool, "the manager took only a part of the batch", None, now_s)
+            return
+        reason = f"submit of {batch.count} to pool {batch.pool} failed: {outcome}"
+        self._events.append(reason)
+        if isinstance(outcome, Ambiguous | Garbled) or not isinstance(outcome, BackendError | EngineError):
+            deadline_s = now_s + self.setups[batch.pool].timeouts.unknown_s + lane.backend.lag_s
+            for life in mine:
+                self._put(lives.unsure(life, reason, deadline_s, now_s), now_s)
+            self._health[batch.pool].fail(str(outcome), now_s)
+            return
+        rest_s = outcome.retry_after_s if isinstance(outcome, Throttled) else None
+        self._refuse(mine, batch.pool, str(outcome), 60.0 if isinstance(outcome, Rejected) else rest_s, now_s)
+
+    def _refuse(self, mine: Sequence[Life], pool: str, reason: str, rest_s: float | None, now_s: float) -> None:
+        for life in mine:
+            self._put(lives.refused(life, reason, now_s), now_s)
+        self._health[pool].fail(reason, now_s, rest_s)
+
+    def _retire(self, retires: Sequence[Retire], now_s: float) -> None:
+        for busy in (False, True):
+            jobs: dict[str, list[str]] = {}
+            for retire in retires:
+                life = self._lives.get(retire.job)
+                if retire.busy is busy and life is not None and life.phase is Phase.READY:
+                    jobs[life.name] = [member.address for member in self._addresses(life.name)]
+                    self._put(lives.draining(life, retire.reason, now_s), now_s)
+            if jobs:
+                wait_s = max(self.setups[self._lives[job].pool].timeouts.drain_s for job in jobs)
+                self._begin(self._engine.drain(jobs, wait_s, busy=busy), partial(self._drained, tuple(jobs)))
+
+    def _addresses(self, job: str) -> Sequence[Any]:
+        members = self._members
+        return members.get(job, ()) if isinstance(members, Mapping) else ()
+
+    def _drained(self, jobs: Sequence[str], outcome: Mapping[str, str] | BaseException, now_s: float) -> None:
+        for name in jobs:
+            life = self._lives.get(name)
+            if life is None:
+                continue
+            refusal = str(outcome) if isinstance(outcome, BaseException) else outcome.get(name, "no answer")
+            if refusal:
+                self._reluctant[name] = now_s
+                self._events.append(f"job {name} stays: {refusal}")
+                self._put(lives.kept(life, refusal, now_s), now_s)
+            else:
+                self._put(lives.drained(life, now_s + self.setups[life.pool].timeouts.end_s, now_s), now_s)
+
+    def _cancel(self, cancels: Sequence[Cancel], now_s: float) -> None:
+        for lane in self._lanes.values():
+            told = {cancel.job: cancel.reason for cancel in cancels}
+            mine = [life for life in self._of(lane) if life.name in told and life.id is not None]
+            ids = [life.id for life in mine if life.id is not None] + self._younger(lane)
+            if not ids or lane.cancelling:
+                continue
+            lane.cancelling = True
+            for life in mine:
+                deadline_s = now_s + self.setups[life.pool].timeouts.end_s + lane.backend.lag_s
+                self._put(lives.cancelled(life, told[life.name], deadline_s, now_s), now_s)
+            self._begin(lane.backend.cancel(ids), partial(self._told, lane, len(ids)))
+
+    def _younger(self, lane: _Lane) -> list[JobId]:
+        return list(lane.extra)
+
+    def _told(self, lane: _Lane, count: int, outcome: object, now_s: float) -> None:  # noqa: ARG002
+        lane.cancelling, lane.due = False, True
+        if isinstance(outcome, BaseException):
+            self._events.append(f"cancel of {count} failed, will be tried again: {outcome}")
+
+    def _of(self, lane: _Lane) -> Iterator[Life]:
+        return (life for life in self._lives.values() if self.setups[life.pool].backend is lane.backend)
+
+    # --- the manager's list ---
+
+    def _list(self, lane: _Lane, now_s: float) -> None:
+        waited = now_s - lane.asked_s
+        if lane.listing or waited < (min(0.05, lane.poll_s) if lane.due and not lane.stale else lane.poll_s):
+            return
+        lane.listing, lane.due, lane.asked_s = True, False, now_s
+        self._begin(lane.backend.jobs(self.cluster), partial(self._listed, lane, now_s))
+
+    def _listed(self, lane: _Lane, asked_s: float, outcome: Sequence[Job] | BaseException, now_s: float) -> None:
+        lane.listing = False
+        if isinstance(outcome, BaseException):
+            if not lane.stale:
+                self._events.append(f"{lane.backend.name}: job list could not be read: {outcome}")
+            lane.stale = f"job list could not be read: {outcome}"
+            return
+        lane.stale, lane.last, lane.extra = "", outcome, {}
+        seen = set()
+        for job in outcome:
+            seen.add(job.name)
+            self._take(lane, job, now_s)
+        for life in list(self._of(lane)):
+            if life.name not in seen and life.submitted_s < asked_s:
+                self._put(lives.unlisted(life, lane.backend.lag_s, now_s), now_s)
+
+    def _take(self, lane: _Lane, job: Job, now_s: float) -> None:
+        life = self._lives.get(job.name)
+        if life is None:
+            if job.state.value == "ended":
+                return
+            life = lives.wanted(job.name, self._pool_named(job.name, lane), now_s)
+            self._events.append(f"job {job.name} ({job.id}) was found in the list and adopted")
+        if life.id is not None and life.id != job.id and life.phase in ALIVE:
+            if job.state.value != "ended":
+                lane.extra[job.id] = job
+            return
+        deadline_s = now_s + self.setups[life.pool].timeouts.end_s
+        self._put(lives.listed(life, job, now_s, deadline_s), now_s)
+
+    def _pool_named(self, name: str, lane: _Lane) -> str:
+        known = self._pool_of_tag.get(name.partition(".")[0])
+        return known or next(n for n, setup in self.setups.items() if setup.backend is lane.backend)
+
+    # --- operations ---
+
+    def _begin(self, work: Awaitable[Any], done: Callable[[Any, float], None]) -> None:
+        task = asyncio.ensure_future(self._run(work, done))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _run(self, work: Awaitable[Any], done: Callable[[Any, float], None]) -> None:
+        try:
+            outcome = await work
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001  a backend of somebody else may raise anything; it becomes news
+            outcome = error
+        self._news.append(partial(done, outcome))
+        self._wake("an operation ended")
+
+    # --- the end ---
+
+    async def aclose(self, timeout_s: float) -> tuple[str, ...]:
+        """See ``Actuator``."""
+        end_s = self._clock() + timeout_s
+        while (left := self._left()) and self._clock() < end_s:
+            for lane in self._lanes.values():
+                lane.due = True
+            now_s = self._clock()
+            self.observe(None, now_s)
+            self.act(
+                Plan(cancels=tuple(Cancel(life.name, "the cluster closes") for life in self._to_tell(now_s))), now_s
+            )
+            await self._some_news(0.2)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for lane in self._lanes.values():
+            await lane.backend.aclose()
+        return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
+
+    def _left(self) -> Collection[Life]:
+        return [life for life in self._lives.values() if life.phase in ALIVE]
+
+    def _to_tell(self, now_s: float) -> Iterator[Life]:
+        return (life for life in self._left() if life.phase is not Phase.ENDING or now_s >= life.deadline_s)
+
+    async def _some_news(self, at_most_s: float) -> None:
+        news = asyncio.Event()
+        self._wake = lambda _: news.set()
+        if not self._news:
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(news.wait(), at_most_s)
