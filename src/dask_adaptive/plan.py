@@ -5,7 +5,8 @@ The rules, in this order:
 1. While the job list of a pool is stale nothing is started or given up: "could not look" is not "is gone".
 2. Every job that may still hold resources of the manager counts against the maximum, whoever knows of it.
 3. Nothing is submitted to a pool that is broken, or while a submit for it is in flight.
-4. Given up are whole jobs that serve nothing now, at most the surplus. A busy job stays, whatever the target says.
+4. Given up are whole jobs that serve nothing now, at most the surplus. A busy job stays, unless the target is firm
+   (somebody said so); then it is drained: it finishes what it runs.
 """
 
 from __future__ import annotations
@@ -154,10 +155,10 @@ def _give_up(
     """Plan to give up at most ``surplus`` jobs; return how many could not be."""
     idle: dict[str, IdleJob] = {job.name: job for job in snapshot.load.idle}
     own = [life for life in snapshot.lives.values() if life.pool == pool]
-    chosen = victims(own, idle, snapshot.load.members, surplus)
+    chosen = victims(own, idle, snapshot.load.members, surplus, busy=want.firm)
     for life in chosen:
         if life.phase is Phase.READY:
-            retires.append(Retire(life.name, want.reason))
+            retires.append(Retire(life.name, want.reason, busy=life.name not in idle))
         else:
             cancels.append(Cancel(life.name, want.reason))
     return surplus - len(chosen)

@@ -48,8 +48,8 @@ class Fixed:
 
 def _fixed(pool: PoolView, jobs: Mapping[str, int]) -> Want:
     if pool.pool.name in jobs:
-        return Want(jobs[pool.pool.name], f"{_count(jobs[pool.pool.name], 'job')} asked for")
-    return Want(pool.pool.limits.minimum, "no number asked for: the minimum")
+        return Want(jobs[pool.pool.name], f"{_count(jobs[pool.pool.name], 'job')} asked for", firm=True)
+    return Want(pool.pool.limits.minimum, "no number asked for: the minimum", firm=True)
 
 
 class Doubling:
