@@ -18,7 +18,7 @@ from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.model import Phase, Record
 from dask_adaptive.show.timeline import Decision, Timeline, Totals, timeline_of
 
-__all__ = ["FORMATS", "duration", "summary", "write_report"]
+__all__ = ["FORMATS", "check_report", "duration", "summary", "write_report"]
 
 FORMATS = (".html", ".png", ".svg")
 """Endings of file names that ``write_report`` knows."""
@@ -56,8 +56,7 @@ def write_report(records: Sequence[Record], path: str | Path, title: str = "") -
         For another ending, for a run without rounds, or where matplotlib is not installed.
     """
     path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"a report cannot be written as {path.name!r}: {nearest(path.suffix.lower(), FORMATS)}")
+    check_report(path)
     if not records:
         raise ConfigError("there is nothing to draw: the journal holds no round")
     timeline = timeline_of(records)
@@ -67,6 +66,13 @@ def write_report(records: Sequence[Record], path: str | Path, title: str = "") -
     else:
         path.write_bytes(_picture(timeline, path.suffix.lower()[1:], title, words=True))
     return path
+
+
+def check_report(path: Path) -> None:
+    """Raise ``ConfigError`` if ``write_report`` could not write there; for asking before a long run."""
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"a report cannot be written as {path.name!r}: {nearest(path.suffix.lower(), FORMATS)}")
+    _matplotlib()
 
 
 def summary(totals: Totals) -> str:
@@ -106,15 +112,15 @@ def _change(decision: Decision) -> str:
 
 
 def _picture(timeline: Timeline, form: str, title: str = "", words: bool = False) -> bytes:
-    """The picture as bytes of a PNG or SVG; with ``words`` the key decisions are written out below it."""
+    """The picture as bytes of a PNG or SVG; with ``words``, title, summary and key decisions are in it."""
     matplotlib = _matplotlib()
     key = _key_decisions(timeline)
     lines = _lines(key, len(timeline.decisions)) if words else []
     words_in = 0.3 + 0.2 * sum(why.count("\n") + 1 for *_, why in lines)
-    height_in = 5.9 + words_in
+    height_in = (5.9 if words else 5.3) + words_in
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "dask-adaptive", "font.size": 10}):
         figure = matplotlib.figure.Figure(figsize=(_WIDTH_IN, height_in), dpi=120, facecolor="white")
-        bottom, top = (words_in + 0.55) / height_in, 1 - 1.25 / height_in
+        bottom, top = (words_in + 0.55) / height_in, 1 - (1.25 if words else 0.65) / height_in
         grid = figure.add_gridspec(
             2, 1, height_ratios=(3, 2), hspace=0.12, bottom=bottom, top=top, left=0.06, right=0.9
         )
@@ -123,9 +129,12 @@ def _picture(timeline: Timeline, form: str, title: str = "", words: bool = False
         _draw_jobs(jobs, timeline)
         _draw_work(work, timeline)
         _draw_marks(jobs, work, timeline, key)
-        figure.text(0.02, 1 - 0.32 / height_in, title or _TITLE, size=13, weight="bold", color=_INK, parse_math=False)
-        figure.text(0.02, 1 - 0.58 / height_in, summary(timeline.totals), size=10, color=_FAINT)
-        _draw_lines(figure, lines, words_in)
+        if words:
+            figure.text(
+                0.02, 1 - 0.32 / height_in, title or _TITLE, size=13, weight="bold", color=_INK, parse_math=False
+            )
+            figure.text(0.02, 1 - 0.58 / height_in, summary(timeline.totals), size=10, color=_FAINT)
+            _draw_lines(figure, lines, words_in)
         out = io.BytesIO()
         figure.savefig(out, format=form, metadata={"Date": None} if form == "svg" else None)
     return out.getvalue()

@@ -1,0 +1,184 @@
+"""Puts a cluster around an unmodified script, and says at the end what it took."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from dask_adaptive import journal
+from dask_adaptive.model import Plan, Record
+from dask_adaptive.show.live import LiveView
+from dask_adaptive.show.report import check_report, summary, write_report
+from dask_adaptive.show.timeline import timeline_of, work_of
+
+__all__ = ["Setup", "environment_of", "rounds_of", "run", "start_cluster"]
+
+_RUNNER = Path(__file__).with_name("run_script.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The cluster that is put around a script: limits in workers, threads and memory per worker."""
+
+    minimum: int = 0
+    maximum: int | None = None
+    policy: str | None = None
+    target_duration: str | None = None
+    threads: int = 1
+    memory: str | None = None
+    backend: str = "local"
+
+
+def run(
+    command: Sequence[str],
+    setup: Setup,
+    *,
+    journal_path: Path | None = None,
+    report_path: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Run a script inside a cluster that grows and shrinks with its work.
+
+    Parameters
+    ----------
+    command:
+        The script and its arguments, or ``-m``, a module and its arguments.
+    setup:
+        The cluster.
+    journal_path, report_path:
+        Where the journal and the picture are left; None for nowhere.
+    quiet:
+        Say nothing but what the script says.
+
+    Returns
+    -------
+    int
+        The exit code of the script; 128 and the number of the signal that ended it.
+
+    Raises
+    ------
+    ConfigError
+        Before anything is started.
+    """
+    if report_path is not None:
+        check_report(report_path)
+    started_s = time.time()
+    with _Signals() as signals, _journal_file(journal_path) as path:
+        with start_cluster(setup, path) as cluster, nullcontext() if quiet else LiveView(cluster, redraw=False):
+            code = signals.call([sys.executable, str(_RUNNER), *command], environment_of(cluster))
+        records = rounds_of(path, started_s)
+        if report_path is not None and records:
+            write_report(records, report_path, title=" ".join(command))
+    if not quiet:
+        _say(records, report_path)
+    return code
+
+
+@contextmanager
+def start_cluster(setup: Setup, journal_path: Path) -> Iterator[Any]:
+    """A cluster that adapts, for as long as the ``with`` block runs."""
+    from dask_adaptive.cluster import Cluster, LocalCluster  # slow to import
+
+    options: dict[str, Any] = {"n_workers": 0, "threads_per_worker": setup.threads, "journal": journal_path}
+    if setup.memory is not None:
+        options["memory_limit"] = setup.memory
+    make = LocalCluster if setup.backend == "local" else Cluster
+    chosen = {name: getattr(setup, name) for name in ("maximum", "policy", "target_duration")}
+    adapt = {name: value for name, value in chosen.items() if value is not None}
+    if make is Cluster:
+        options["backend"] = setup.backend
+    with make(**options) as cluster:
+        cluster.adapt(minimum=setup.minimum, **adapt)
+        yield cluster
+
+
+def environment_of(cluster: Any) -> Mapping[str, str]:
+    """Our environment, with what makes a bare ``Client()`` find the cluster."""
+    return {**os.environ, "DASK_SCHEDULER_ADDRESS": cluster.scheduler_address}
+
+
+def rounds_of(path: Path, started_s: float) -> list[Record]:
+    """The rounds since ``started_s`` in the journal of a run that has just ended, and one more for its end.
+
+    A journal leaves out rounds in which nothing changed: what stood in the last one stood until the end.
+    """
+    if not path.exists():
+        return []
+    records = [record for record in journal.read(path) if record.at_s >= started_s]
+    if records and records[-1].at_s < time.time():
+        records.append(replace(records[-1], at_s=time.time(), woken="end", plan=Plan(), events=()))
+    return records
+
+
+@contextmanager
+def _journal_file(path: Path | None) -> Iterator[Path]:
+    if path is not None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="dask-adaptive-") as folder:
+        yield Path(folder) / "journal.jsonl"
+
+
+def _say(records: Sequence[Record], report_path: Path | None) -> None:
+    lines = [summary(timeline_of(records).totals)]
+    if not any(work_of(record.snapshot).pending for record in records):
+        lines.append("no task of the script reached the cluster")
+    if report_path is not None:
+        lines.append(f"picture in {report_path}")
+    sys.stderr.write(f"dask adaptive run: {'; '.join(lines)}\n")
+
+
+class _Signals:
+    """Gives the signals that ask us to end to the script instead; the cluster closes when the script has ended.
+
+    Ctrl-C on a terminal reaches the script without us, because it is sent to the whole foreground group.
+    """
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, Any] = {}
+        self._over = False
+
+    def __enter__(self) -> _Signals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def call(self, command: Sequence[str], environment: Mapping[str, str]) -> int:
+        """Run the command with our input and output until it ends."""
+        self._child = subprocess.Popen(command, env=environment)  # noqa: S603 - the user's own script
+        code = self._child.wait()
+        self._over = True
+        return 128 - code if code < 0 else code
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._child is None:
+            raise SystemExit(128 + number)
+        if not self._over and not (number == signal.SIGINT and _in_foreground()):
+            self._child.send_signal(number)
+
+
+def _in_foreground() -> bool:
+    """Whether we belong to the foreground group of a terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    finally:
+        os.close(terminal)
