@@ -1,0 +1,65 @@
+"""What a job has to run: the ``dask worker`` command line and environment of one worker. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dask_adaptive.errors import Rejected
+from dask_adaptive.model import Need, Spec, worker_name
+
+__all__ = ["MODULE", "worker_arguments", "worker_environment"]
+
+MODULE = "distributed.cli.dask_worker"
+"""The module behind ``dask worker``; ``python -m`` runs it."""
+
+_TLS = ("tls_ca_file", "tls_cert", "tls_key")
+_BEFORE_SPAWN = ("distributed.nanny.pre-spawn-environ", "distributed.nanny.environ")
+
+
+def worker_arguments(spec: Spec, job: str, index: int, attempt: int = 0) -> tuple[str, ...]:
+    """The arguments after ``dask worker`` for worker ``index`` of a job: one process without a nanny.
+
+    The user's own arguments come last, so they win. Raises ``Rejected`` for TLS options or resources that the command
+    line cannot express.
+    """
+    shape = spec.shape
+    arguments = [spec.scheduler, "--no-nanny", "--no-dashboard"]
+    arguments += ["--name", worker_name(job, index, attempt)]
+    arguments += ["--nthreads", str(shape.threads), "--memory-limit", str(shape.memory_bytes)]
+    arguments += ["--death-timeout", f"{spec.death_timeout_s:g}"]
+    resources = _resources(shape.resources, spec.gpus)
+    if resources:
+        arguments += ["--resources", resources]
+    if spec.local_directory:
+        arguments += ["--local-directory", spec.local_directory]
+    for option, path in spec.tls.items():
+        if option not in _TLS:
+            raise Rejected(f"unknown TLS option {option!r}; known: {', '.join(_TLS)}")
+        arguments += [f"--{option.replace('_', '-')}", path]
+    for preload in spec.preload:
+        arguments += ["--preload", preload]
+    return (*arguments, *spec.worker_arguments)
+
+
+def _resources(resources: Need, gpus: int) -> str:
+    wanted = {"GPU": float(gpus), **resources} if gpus else dict(resources)
+    for name in wanted:
+        if not name or any(c in "=," or c.isspace() for c in name):
+            raise Rejected(f"the resource name {name!r} cannot be given to dask worker: no spaces, commas or '='")
+    return " ".join(f"{name}={float(amount)!r}" for name, amount in wanted.items())
+
+
+def worker_environment(base: Mapping[str, str], config: Mapping[str, Any], spec: Spec) -> dict[str, str]:
+    """The variables of a worker process.
+
+    ``base`` wins over what Dask's configuration sets for workers (``distributed.nanny.pre-spawn-environ``, e.g. one
+    thread for OpenMP, and ``distributed.nanny.environ``) as it does with Dask's nanny; the specification wins over all.
+    """
+    environment: dict[str, str] = {}
+    for key in _BEFORE_SPAWN:
+        values: Any = config
+        for part in key.split("."):
+            values = values.get(part, values.get(part.replace("-", "_"), {})) if isinstance(values, Mapping) else {}
+        environment |= {name: str(value) for name, value in values.items() if value is not None}
+    return {**environment, **base, **spec.environment}
