@@ -16,6 +16,7 @@ from typing import Any, NewType
 __all__ = [
     "ALIVE",
     "EXPECTED",
+    "WORKER_NAME",
     "Batch",
     "Cancel",
     "Capacity",
@@ -176,7 +177,8 @@ class Batch:
         return tuple(f"{self.tag}.{i}" for i in range(self.count))
 
 
-_WORKER_NAME = re.compile(r"([a-z][a-z0-9]{7}\.\d+)-\d+-\w+")
+WORKER_NAME = re.compile(r"([a-z][a-z0-9]{7}\.\d+)-\d+-\w+")
+"""The name of a worker of ours; the first group is its job."""
 
 
 def worker_name(job: str, index: int, attempt: int = 0) -> str:
@@ -186,7 +188,7 @@ def worker_name(job: str, index: int, attempt: int = 0) -> str:
 
 def job_of_worker(name: str) -> str | None:
     """The job that a worker of this name belongs to; None for a worker that is not ours."""
-    match = _WORKER_NAME.fullmatch(name)
+    match = WORKER_NAME.fullmatch(name)
     return match.group(1) if match else None
 
 
