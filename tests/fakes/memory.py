@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from dask_adaptive.backend.contracts import Wake
-from dask_adaptive.errors import BackendError, NoCapacity
+from dask_adaptive.errors import BackendError, NoCapacity, Rejected
 from dask_adaptive.model import Batch, Job, JobId, JobState
 
 ALIVE = (JobState.QUEUED, JobState.RUNNING, JobState.ENDING)
@@ -130,6 +130,8 @@ class MemoryBackend:
     # --- the contract ---
 
     async def submit(self, batch: Batch) -> Sequence[JobId]:
+        if self.closed:
+            raise Rejected("this backend is closed")
         scripted = await self._called("submit", self.submit_errors)
         self.batches.append(batch)
         room = math.inf if self.capacity is None else self.capacity - len(self.alive())

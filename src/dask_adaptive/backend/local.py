@@ -68,6 +68,11 @@ class Local:
         The GPUs to hand out, by number or by the names that ``CUDA_VISIBLE_DEVICES`` takes. Default: those of
         ``CUDA_VISIBLE_DEVICES``, else what ``nvidia-smi`` lists.
 
+    Attributes
+    ----------
+    directory:
+        Where the logs are; None before the helper process is started.
+
     Raises
     ------
     ConfigError
@@ -99,7 +104,7 @@ class Local:
         self._python = python or sys.executable
         self._fork = (start or ("fork" if sys.platform == "linux" and python is None else "exec")) == "fork"
         self._environment = dict(environment or {})
-        self._directory = Path(directory).absolute() if directory is not None else None
+        self.directory = Path(directory).absolute() if directory is not None else None
         self._made_directory = directory is None
         self._gpus = [str(n) for n in range(gpus)] if isinstance(gpus, int) else None if gpus is None else list(gpus)
         self._helper: Helper | None = None
@@ -162,8 +167,8 @@ class Local:
         self._closed = True
         if self._helper is not None:
             await self._helper.aclose(2 * self.grace_s + 5)
-        if self._made_directory and self._directory is not None:
-            await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
+        if self._made_directory and self.directory is not None:
+            await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
     def watch(self, wake: Wake) -> None:
         """Call ``wake`` when a process ended."""
@@ -175,19 +180,19 @@ class Local:
         if self._closed:
             raise Rejected("this backend is closed")
         if self._helper is None:
-            if self._directory is None:
-                self._directory = Path(tempfile.mkdtemp(prefix="dask-adaptive-"))
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self.directory is None:
+                self.directory = Path(tempfile.mkdtemp(prefix="dask-adaptive-"))
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             options = {
                 "fork": self._fork,
                 "grace_s": self.grace_s,
                 "log_bytes": self.log_bytes,
                 "path": _path(),
-                "remove": str(self._directory) if self._made_directory else "",
+                "remove": str(self.directory) if self._made_directory else "",
             }
             spec = Spec(scheduler="")
             environment = self._worker_environment(_config(spec), spec)
-            self._helper = Helper(self._directory, options, environment, self._hear, self._lost)
+            self._helper = Helper(self.directory, options, environment, self._hear, self._lost)
         return self._helper
 
     def _worker_environment(self, config: Mapping[str, Any], spec: Spec) -> dict[str, str]:

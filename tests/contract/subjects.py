@@ -1,0 +1,140 @@
+"""What the contract suite runs on: every backend, behind one small face.
+
+A new backend joins with one function here, decorated with ``@subject("its name")``: an asynchronous context manager
+that gives a ``Subject``. One that needs a real system says so with ``system="slurm"`` and runs with ``--system slurm``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import string
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from dask_adaptive.backend.contracts import Backend
+from dask_adaptive.backend.local import Local
+from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
+from tests.fakes.memory import MemoryBackend
+
+PATIENCE_S = 60.0
+NOWHERE = Spec("tcp://127.0.0.1:9", Shape(workers=1, threads=1), death_timeout_s=300)
+"""A job that runs until it is cancelled: its worker waits for a scheduler that never answers."""
+
+_TAGS = map("".join, itertools.product("t", *[string.ascii_lowercase] * 7))
+
+
+def batch(count: int, *, cluster: str = "mine", spec: Spec = NOWHERE) -> Batch:
+    """A new batch."""
+    return Batch(cluster, "default", next(_TAGS), count, spec)
+
+
+def broken(count: int = 1) -> Batch:
+    """A batch whose jobs end at once, with exit code 2 and a complaint about ``--no-such-option``."""
+    return batch(count, spec=replace(NOWHERE, worker_arguments=("--no-such-option",)))
+
+
+async def until(met: Callable[[], Awaitable[bool] | bool]) -> None:
+    """Wait for a condition; fails after a minute."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        answer = met()
+        if answer if isinstance(answer, bool) else await answer:
+            return
+        assert time.monotonic() < deadline, "waited for a minute"
+        await asyncio.sleep(0.02)
+
+
+@dataclass
+class Subject:
+    """A backend under test. ``left`` tells what of its jobs still exists in the world, whatever the backend says."""
+
+    backend: Backend
+    left: Callable[[], Collection[object]]
+
+    async def jobs(self, cluster: str = "mine") -> dict[JobId, Job]:
+        return {job.id: job for job in await self.backend.jobs(cluster)}
+
+    async def states(self, ids: Sequence[JobId], *wanted: JobState) -> None:
+        """Wait until each of these jobs is in one of these states."""
+
+        async def met() -> bool:
+            jobs = await self.jobs()
+            return all(id in jobs and jobs[id].state in wanted for id in ids)
+
+        await until(met)
+
+
+Make = Callable[[Path], AbstractAsyncContextManager[Subject]]
+SUBJECTS: dict[str, Make] = {}
+SYSTEMS: dict[str, str] = {}
+
+
+def subject(name: str, *, system: str = "") -> Callable[[Callable[[Path], AsyncIterator[Subject]]], Make]:
+    """Register a backend for the suite."""
+
+    def register(make: Callable[[Path], AsyncIterator[Subject]]) -> Make:
+        SUBJECTS[name] = asynccontextmanager(make)
+        if system:
+            SYSTEMS[name] = system
+        return SUBJECTS[name]
+
+    return register
+
+
+@subject("memory")
+async def memory(_: Path) -> AsyncIterator[Subject]:
+    """The fake that the controller's tests use has to keep the contract as well."""
+    backend = _Breaking(time.monotonic)
+    yield Subject(backend, lambda: () if backend.closed else backend.alive())
+
+
+class _Breaking(MemoryBackend):
+    """Jobs of a broken batch end at once."""
+
+    async def submit(self, batch: Batch) -> Sequence[JobId]:
+        ids = await super().submit(batch)
+        for id in ids if batch.spec.worker_arguments else ():
+            self.logs[id] = f"Error: {batch.spec.worker_arguments[0]}"
+            self.end(self.made[id].name, exit_code=2, reason="exit code 2")
+        return ids
+
+
+@subject("local-fork")
+async def local_fork(directory: Path) -> AsyncIterator[Subject]:
+    async with local("fork", directory) as made:
+        yield made
+
+
+@subject("local-exec")
+async def local_exec(directory: Path) -> AsyncIterator[Subject]:
+    async with local("exec", directory) as made:
+        yield made
+
+
+@asynccontextmanager
+async def local(start: Literal["fork", "exec"], directory: Path) -> AsyncIterator[Subject]:
+    mark = uuid.uuid4().hex
+    backend = Local(start=start, directory=str(directory), grace_s=2, environment={MARK: mark})
+    yield Subject(backend, lambda: marked(mark))
+    await backend.aclose()
+
+
+MARK = "DASK_ADAPTIVE_TEST_MARK"
+
+
+def marked(mark: str) -> list[str]:
+    """Every process of this machine, zombies apart, that carries the mark in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(f"{process.pid} {process.name()}")
+    return found
