@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from dask.utils import format_bytes
 from distributed.comm import connect
 from distributed.core import rpc
 from distributed.metrics import time as dask_time
@@ -39,6 +40,11 @@ class Holding:
     count: int
     nbytes: int
 
+    def __str__(self) -> str:
+        who = f"{self.client} wants" if self.client else "waiting tasks need"
+        keys = ", ".join(self.keys) + (", ..." if self.count > len(self.keys) else "")
+        return f"{self.job} holds {self.count} results ({format_bytes(self.nbytes)}) that {who}: {keys}"
+
 
 class _Parcel:
     """Pickles to a call of the builtin ``eval``: the scheduler needs neither our package nor our version of Python."""
@@ -66,13 +72,13 @@ class DaskEngine:
     address:
         Where the scheduler listens (``tcp://``, ``tls://``, ``inproc://``).
     key:
-        Names our plug-in on the scheduler; another engine with the same key takes over from this one.
-    prefix:
-        First characters of all tags of this cluster; workers with such names are ours although their tag was not
-        declared (their pool is then "").
-    everything:
-        True on somebody else's cluster: every worker is ours, in the pool "default". Its job is the one declared for
-        its name, else what ``worker_key`` says, else its own address.
+        Names our plug-in on the scheduler; another engine with the same key takes over from this one. Also the first
+        characters of all tags of this cluster: workers with such names are ours although their tag was not declared
+        (their pool is then "").
+    named:
+        True where our workers have our names (``model.worker_name``). False on somebody else's cluster: every worker
+        is ours, in the pool "default"; its job is the one declared for its name, else what ``worker_key`` says, else
+        its own address.
     worker_key:
         A function of Dask's ``WorkerState`` that names the job of a worker; sent pickled, so the Python versions must
         be equal.
@@ -95,8 +101,7 @@ class DaskEngine:
         address: str,
         *,
         key: str,
-        prefix: str = "",
-        everything: bool = False,
+        named: bool = True,
         worker_key: Callable[[Any], Any] | None = None,
         connection_args: Mapping[str, Any] | None = None,
         timeout_s: float = 30.0,
@@ -111,9 +116,9 @@ class DaskEngine:
         self._worker_key = worker_key
         self._config: dict[str, Any] = {
             "name": self.name,
-            "everything": everything,
+            "everything": not named,
             "pattern": WORKER_NAME.pattern,
-            "prefix": prefix,
+            "prefix": key,
             "worker_key": None,
             "silent_s": float(silent_s),
         }
@@ -153,7 +158,7 @@ class DaskEngine:
         await self._ask("declare", tags=dict(tags), jobs={})
 
     async def declare_jobs(self, jobs: Mapping[str, str]) -> None:
-        """Tell which job each worker (by name) belongs to; only with ``everything=True``."""
+        """Tell which job each worker (by name) belongs to; only with ``named=False``."""
         self._jobs.update(jobs)
         await self._ask("declare", tags={}, jobs=dict(jobs))
 
