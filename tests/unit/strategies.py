@@ -140,5 +140,5 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
         lives[name] = life
         if life.phase is Phase.READY and draw(st.booleans()):
             idle.append(IdleJob(name, now_s - draw(st.integers(0, 9)), only_bytes=draw(st.integers(0, 3))))
-    members = {name: () for name in draw(st.sets(st.sampled_from(sorted(lives))))} if lives else {}
+    members = dict.fromkeys(draw(st.sets(st.sampled_from(sorted(lives)))), ()) if lives else {}
     return Snapshot(now_s, 1.0, Load(now_s, members=members, idle=tuple(idle)), lives, states)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from dask_adaptive.errors import ConfigError, PolicyError, nearest
 from dask_adaptive.model import Load, Past, PoolView, Target, View, Want
-from dask_adaptive.policy.demand import THREADS, Demand, demands, gap_s, whole
+from dask_adaptive.policy.demand import THREADS, Demand, demands, gap_s, number, whole
 
 __all__ = ["Doubling", "Fixed", "TargetDuration"]
 
@@ -31,9 +31,9 @@ class Fixed:
     """
 
     def __init__(self, jobs: int | Mapping[str, int]) -> None:
-        for number in jobs.values() if isinstance(jobs, Mapping) else [jobs]:
-            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-                raise ConfigError(f"a number of jobs is a whole number from 0 on, not {number!r}")
+        for amount in jobs.values() if isinstance(jobs, Mapping) else [jobs]:
+            if isinstance(amount, bool) or not isinstance(amount, int) or amount < 0:
+                raise ConfigError(f"a number of jobs is a whole number from 0 on, not {amount!r}")
         self.jobs = jobs
 
     def decide(self, view: View, past: Past) -> tuple[Target, Past]:
@@ -157,8 +157,8 @@ def _work(pool: PoolView, demand: Demand, within_s: float, unknown_s: float) -> 
     if not demand.tasks:
         return Want(0, "nothing to do")
     jobs = max(1, whole(demand.jobs))
-    each = f" at {demand.work_s / demand.tasks:.3g} s each" if demand.tasks > 1 else ""
-    guessed = f" (guessed for {demand.guessed:.0f}, at least {unknown_s:.3g} s)" if demand.guessed else ""
+    each = f" at {number(demand.work_s / demand.tasks)} s each" if demand.tasks > 1 else ""
+    guessed = f" (guessed for {demand.guessed:.0f}, at least {number(unknown_s)} s)" if demand.guessed else ""
     capped = ", at most one slot per task," if demand.slots < demand.work_s / within_s * (1 - 1e-9) else ""
     slots = math.ceil(demand.slots - 1e-9) or 1
     shape = pool.pool.shape
@@ -168,7 +168,7 @@ def _work(pool: PoolView, demand: Demand, within_s: float, unknown_s: float) -> 
         amount = shape.resources[demand.scarcest] * shape.workers
         size = f"{_count(slots, 'slot')} = {_count(jobs, 'job')} of {amount:g} {demand.scarcest}"
     work = f"{_tasks(demand)} ready, {demand.work_s:.1f} s of work{each}{guessed}"
-    reason = f"{work}; in {within_s:.3g} s{capped} that takes {size}"
+    reason = f"{work}; in {number(within_s)} s{capped} that takes {size}"
     paused = math.ceil(pool.capacity.paused / shape.workers)
     if paused:
         return Want(jobs + paused, f"{reason}; {_count(paused, 'job')} more, as workers are paused for lack of memory")
@@ -182,7 +182,9 @@ def _in_time(want: Want, pool: PoolView, demand: Demand, startup_s: float, decli
     done_s = max(demand.work_jobs_s.values(), default=0.0) / pool.ready
     if done_s > startup_s:
         return want
-    there = f"the {_count(pool.ready, 'job')} there need {done_s:.3g} s, a new one takes {startup_s:.3g} s to start"
+    there = (
+        f"the {_count(pool.ready, 'job')} there need {number(done_s)} s, a new one takes {number(startup_s)} s to start"
+    )
     declined.append(f"{pool.pool.name}: {want.jobs - pool.size} more not worth it, {there}")
     return Want(pool.size, f"{want.reason}; {there}")
 
@@ -203,7 +205,7 @@ def _ahead(want: Want, pool: PoolView, load: Load, startup_s: float, unknown_s: 
     jobs = min(pool.ready, math.ceil(waiting))
     if jobs <= want.jobs:
         return want
-    soon = f"waiting tasks start in about {gap:.3g} s, a new job in {startup_s:.3g} s"
+    soon = f"waiting tasks start in about {number(gap)} s, a new job in {number(startup_s)} s"
     return Want(jobs, f"{want.reason}; {_count(jobs, 'job')} kept: {soon}")
 
 
@@ -243,16 +245,16 @@ def _for_clients(wants: Mapping[str, Want], view: View) -> Mapping[str, Want]:
     return {**wants, name: Want(1, reason)}
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+def _count(amount: int, noun: str) -> str:
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
 
 
 def _tasks(demand: Demand) -> str:
     return _count(round(demand.tasks), "task") if demand.tasks else "no task"
 
 
-def _bytes(number: float) -> str:
-    return f"{number / 1e9:.3g} GB" if number >= 1e9 else f"{number / 1e6:.3g} MB"
+def _bytes(amount: float) -> str:
+    return f"{number(amount / 1e9)} GB" if amount >= 1e9 else f"{number(amount / 1e6)} MB"
 
 
 def _check_above(name: str, value: float, bound: float) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.model import Limits, Past, Phase, PoolView, Target, View, Want
 from dask_adaptive.policy.contracts import FRESH, Policy
+from dask_adaptive.policy.demand import number
 
 __all__ = ["Budget", "Hours", "Largest", "Limit", "Patience", "standard"]
 
 _DAY_S = 86_400
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _ROUNDING_S = 1e-3
-_REMEMBERED = 32
+_GRAINS = 16
 _BILLED = (Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.ENDING, Phase.UNKNOWN)
 
 
@@ -112,12 +113,13 @@ class Patience:
 
 
 def _seen(low: Mapping[str, Any] | None, now_s: float, jobs: int, wait_s: float) -> dict[str, Any]:
-    """Since when the target is too low, and its record heights within the wait: falling, oldest first."""
+    """Since when the target is too low, and its heights within the wait that nothing later exceeds, oldest first."""
     before = [] if low is None else low["seen"]
     seen = [[at_s, high] for at_s, high in before if high > jobs and not _over(at_s, now_s, wait_s)]
-    seen.append([now_s, jobs])
-    if len(seen) > _REMEMBERED:  # forget the second height: the first one, which is larger, takes over its time
-        seen[:2] = [[seen[1][0], seen[0][1]]]
+    if len(seen) > 1 and now_s - seen[-2][0] < wait_s / _GRAINS:
+        seen[-1][0] = now_s  # so that it stays small: the last height lives a little longer, which is the safe side
+    else:
+        seen.append([now_s, jobs])
     return {"since_s": now_s if low is None else low["since_s"], "seen": seen}
 
 
@@ -128,14 +130,14 @@ def _patient(
     since_s, (highest_s, highest) = low["since_s"], low["seen"][0]
     if not _over(since_s, now_s, wait_s):
         left_s = since_s + wait_s - now_s
-        held = f"{pool.size} kept for {left_s:.1f} s more: below for {now_s - since_s:.1f} of {wait_s:.3g} s"
+        held = f"{pool.size} kept for {left_s:.1f} s more: below for {now_s - since_s:.1f} of {number(wait_s)} s"
         return Want(pool.size, f"{want.reason}; {held}"), left_s
     if highest >= pool.size:
-        return Want(pool.size, f"{want.reason}; {pool.size} wanted within the last {wait_s:.3g} s"), _left(
+        return Want(pool.size, f"{want.reason}; {pool.size} wanted within the last {number(wait_s)} s"), _left(
             highest_s, now_s, wait_s
         )
     if highest > want.jobs:
-        reason = f"{want.reason}; {highest} wanted within the last {wait_s:.3g} s"
+        reason = f"{want.reason}; {highest} wanted within the last {number(wait_s)} s"
         return Want(highest, reason), _left(highest_s, now_s, wait_s)
     return want, None
 
@@ -336,7 +338,7 @@ def _billed(pool: PoolView) -> int:
 
 
 def _within(want: Want, spent: float, hours: float, *, over: bool) -> Want:
-    words = f"{want.reason}; {spent:.3g} of {hours:.3g} worker-hours spent"
+    words = f"{want.reason}; {number(spent)} of {number(hours)} worker-hours spent"
     return (
         Want(0, f"{words}: nothing new, and what is there is drained", firm=True)
         if over

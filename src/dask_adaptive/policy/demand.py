@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from dask_adaptive.model import Group, Load, Need, PoolView, Shape
 
-__all__ = ["Demand", "Demands", "Guess", "demands", "gap_s", "guess", "whole"]
+__all__ = ["Demand", "Demands", "Guess", "demands", "gap_s", "guess", "number", "whole"]
 
 THREADS = "threads"
 _EPSILON = 1e-9
@@ -87,6 +87,11 @@ def guess(group: Group, unknown_s: float) -> Guess:
         each_s = max(unknown_s, 2 * oldest_s)
         return Guess(each_s, each_s, known=False)
     return Guess(group.mean_s, max(group.mean_s, oldest_s), known=True)
+
+
+def number(value: float) -> str:
+    """A number for a sentence: three digits at least, never an exponent for a large one."""
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def whole(jobs: Mapping[str, float]) -> int:
