@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import dask.config
 from dask.utils import parse_bytes, parse_timedelta
@@ -31,7 +31,7 @@ __all__ = [
     "setting",
 ]
 
-Amount = Union[int, float, str, None]
+Amount = int | float | str | None
 
 DEFAULTS: Mapping[str, Any] = {
     "policy": "target-duration",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,6 +32,7 @@ from dask_adaptive.model import (
     Submit,
     Timeouts,
 )
+from dask_adaptive.operations import Operations
 
 __all__ = ["Jobs", "PoolSetup"]
 
@@ -136,28 +136,25 @@ class Jobs:
         self._pool_of_tag: dict[str, str] = {}
         self._submitting: set[str] = set()
         self._reluctant: dict[str, float] = {}
-        self._news: deque[Callable[[float], None]] = deque()
+        self._operations = Operations()
         self._events: list[str] = []
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._wake: Callable[[str], None] = lambda _: None
 
     # --- looking ---
 
     def watch(self, wake: Callable[[str], None]) -> None:
         """See ``Actuator``."""
-        self._wake = wake
+        self._operations.wake = wake
         for lane in self._lanes.values():
             if isinstance(lane.backend, Pushing):
                 lane.backend.watch(partial(self._changed, lane))
 
     def _changed(self, lane: _Lane, why: str) -> None:
         lane.due = True
-        self._wake(why)
+        self._operations.wake(why)
 
     def observe(self, load: Load | None, now_s: float) -> Observed:
         """See ``Actuator``."""
-        while self._news:
-            self._news.popleft()(now_s)
+        self._operations.settle(now_s)
         if load is not None:
             self._register(load, now_s)
         for life in list(self._lives.values()):
@@ -182,7 +179,7 @@ class Jobs:
             pool=setup.pool,
             startup=self._startups[name],
             broken=broken,
-            retry_s=health.retry_s if broken else 0.0,
+            retry_s=max(health.retry_s, now_s + 1.0) if broken else 0.0,
             stale=lane.stale,
             strays=sum(self._pool_named(job.name, lane) == name for job in lane.extra.values()),
             submitting=name in self._submitting,
@@ -230,7 +227,7 @@ class Jobs:
         self._events.append(f"job {life.name} failed: {life.reason}")
         if life.id is not None:
             log = self.setups[life.pool].backend.log(life.id)
-            self._begin(log, partial(self._logged, life.name))
+            self._operations.begin(log, partial(self._logged, life.name))
 
     def _logged(self, name: str, outcome: str | BaseException, now_s: float) -> None:
         life = self._lives.get(name)
@@ -264,7 +261,7 @@ class Jobs:
         self._submitting.add(submit.pool)
         for name in batch.names:
             self._put(lives.wanted(name, submit.pool, now_s), now_s)
-        self._begin(self._submitted(setup.backend, batch), partial(self._answered, batch))
+        self._operations.begin(self._submitted(setup.backend, batch), partial(self._answered, batch))
 
     async def _submitted(self, backend: Backend, batch: Batch) -> Sequence[JobId]:
         await self._engine.declare({batch.tag: batch.pool})
@@ -307,7 +304,7 @@ class Jobs:
                     self._put(lives.draining(life, retire.reason, now_s), now_s)
             if jobs:
                 wait_s = max(self.setups[self._lives[job].pool].timeouts.drain_s for job in jobs)
-                self._begin(self._engine.drain(jobs, wait_s, busy=busy), partial(self._drained, tuple(jobs)))
+                self._operations.begin(self._engine.drain(jobs, wait_s, busy=busy), partial(self._drained, tuple(jobs)))
 
     def _addresses(self, job: str) -> Sequence[Any]:
         members = self._members
@@ -337,7 +334,7 @@ class Jobs:
             for life in mine:
                 deadline_s = now_s + self.setups[life.pool].timeouts.end_s + lane.backend.lag_s
                 self._put(lives.cancelled(life, told[life.name], deadline_s, now_s), now_s)
-            self._begin(lane.backend.cancel(ids), partial(self._told, lane, len(ids)))
+            self._operations.begin(lane.backend.cancel(ids), partial(self._told, lane, len(ids)))
 
     def _younger(self, lane: _Lane) -> list[JobId]:
         return list(lane.extra)
@@ -357,7 +354,7 @@ class Jobs:
         if lane.listing or waited < (min(0.05, lane.poll_s) if lane.due and not lane.stale else lane.poll_s):
             return
         lane.listing, lane.due, lane.asked_s = True, False, now_s
-        self._begin(lane.backend.jobs(self.cluster), partial(self._listed, lane, now_s))
+        self._operations.begin(lane.backend.jobs(self.cluster), partial(self._listed, lane, now_s))
 
     def _listed(self, lane: _Lane, asked_s: float, outcome: Sequence[Job] | BaseException, now_s: float) -> None:
         lane.listing = False
@@ -393,23 +390,6 @@ class Jobs:
         known = self._pool_of_tag.get(name.partition(".")[0])
         return known or next(n for n, setup in self.setups.items() if setup.backend is lane.backend)
 
-    # --- operations ---
-
-    def _begin(self, work: Awaitable[Any], done: Callable[[Any, float], None]) -> None:
-        task = asyncio.ensure_future(self._run(work, done))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _run(self, work: Awaitable[Any], done: Callable[[Any, float], None]) -> None:
-        try:
-            outcome = await work
-        except asyncio.CancelledError:
-            raise
-        except Exception as error:  # noqa: BLE001  a backend of somebody else may raise anything; it becomes news
-            outcome = error
-        self._news.append(partial(done, outcome))
-        self._wake("an operation ended")
-
     # --- the end ---
 
     async def aclose(self, timeout_s: float) -> tuple[str, ...]:
@@ -424,9 +404,7 @@ class Jobs:
                 Plan(cancels=tuple(Cancel(life.name, "the cluster closes") for life in self._to_tell(now_s))), now_s
             )
             await self._some_news(0.2)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._operations.stop()
         for lane in self._lanes.values():
             await lane.backend.aclose()
         return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
@@ -439,7 +417,7 @@ class Jobs:
 
     async def _some_news(self, at_most_s: float) -> None:
         news = asyncio.Event()
-        self._wake = lambda _: news.set()
-        if not self._news:
+        self._operations.wake = lambda _: news.set()
+        if not self._operations.has_news:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(news.wait(), at_most_s)

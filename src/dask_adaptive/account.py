@@ -1,0 +1,123 @@
+"""The cluster's account of itself: a table of jobs, and why it is as large as it is. Pure."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from dask_adaptive.model import ALIVE, Phase, Record
+
+__all__ = ["JobRow", "JobTable", "explanation", "first_worker_notice", "job_table"]
+
+_HEADS = ("job", "pool", "phase", "workers", "age", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """One job: ``workers`` of it are registered now; ``age_s`` is counted from when it was wanted."""
+
+    job: str
+    id: str
+    pool: str
+    phase: Phase
+    workers: int
+    age_s: float
+    reason: str
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as texts."""
+        return (self.job, self.pool, self.phase.value, str(self.workers), f"{self.age_s:.0f} s", self.reason or "-")
+
+
+@dataclass(frozen=True, slots=True)
+class JobTable(Sequence[JobRow]):
+    """The jobs of a cluster at one moment; a sequence of rows that prints as a table, in a notebook too."""
+
+    rows: tuple[JobRow, ...]
+
+    def __getitem__(self, index: int) -> JobRow:  # type: ignore[override]
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[JobRow]:
+        return iter(self.rows)
+
+    def __str__(self) -> str:
+        table = [_HEADS, *(row.cells() for row in self.rows)]
+        widths = [max(len(line[i]) for line in table) for i in range(len(_HEADS))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
+        return "\n".join(line.rstrip() for line in lines) if self.rows else "no jobs"
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{name}</th>" for name in _HEADS)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells()) + "</tr>" for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def job_table(record: Record | None, now_s: float) -> JobTable:
+    """Every job that is known, the living first, the newest last."""
+    lives = record.snapshot.lives.values() if record else ()
+    ordered = sorted(lives, key=lambda life: (life.phase not in ALIVE, life.wanted_s, life.name))
+    return JobTable(
+        tuple(
+            JobRow(life.name, life.id or "", life.pool, life.phase, life.present, now_s - life.wanted_s, life.reason)
+            for life in ordered
+        )
+    )
+
+
+def explanation(record: Record | None, holders: Sequence[str] = ()) -> str:
+    """Why the cluster is as large as it is, what would make it grow, and why it does not shrink."""
+    if record is None:
+        return "The cluster has not decided yet: its first round is still to come."
+    lines = []
+    for name, state in record.snapshot.pools.items():
+        alive = sum(life.pool == name and life.phase in ALIVE for life in record.snapshot.lives.values())
+        want = record.target.pools.get(name)
+        lines.append(f"Pool {name}: {alive} jobs, {want.jobs if want else '?'} wanted.")
+        lines.append(f"  Why: {want.reason}" if want else "  The policy did not say why.")
+        if record.plan.held.get(name):
+            lines.append(f"  Held back: {record.plan.held[name]}")
+        if state.broken:
+            lines.append(f"  Broken: {state.broken}")
+        if state.stale:
+            lines.append(f"  Not trusted: {state.stale}")
+        lines.append(f"  Limits: {state.pool.limits.minimum} to {_top(state.pool.limits.maximum)} jobs.")
+    lines += [f"Not done: {sentence}" for sentence in record.target.declined]
+    lines += [f"Impossible: {sentence}" for sentence in record.target.impossible]
+    lines += [f"Error: {record.error}"] if record.error else []
+    lines += [f"Holds data: {sentence}" for sentence in holders]
+    return "\n".join(lines)
+
+
+def _top(maximum: int | None) -> str:
+    return "any number of" if maximum is None else str(maximum)
+
+
+def first_worker_notice(record: Record, waited_s: float) -> str:
+    """One line for somebody whose work waits without a worker: what the resource manager answers."""
+    snapshot = record.snapshot
+    waiting = sum(group.ready for group in snapshot.load.groups)
+    phases: dict[str, int] = {}
+    for life in snapshot.lives.values():
+        if life.phase in ALIVE:
+            word = life.phase.value + (f" ({life.reason})" if life.reason else "")
+            phases[word] = phases.get(word, 0) + 1
+    troubles = [state.broken or state.stale for state in snapshot.pools.values() if state.broken or state.stale]
+    reasons = [want.reason for want in record.target.pools.values()]
+    jobs = ", ".join(f"{count} {word}" for word, count in phases.items()) or f"none ({'; '.join(reasons)})"
+    words = f"{waiting} tasks have waited {waited_s:.0f} s for their first worker; jobs: {jobs}"
+    return "; ".join([words, *troubles, *record.target.impossible])
+
+
+def by_phase(record: Record) -> Mapping[Phase, int]:
+    """How many jobs are in each phase."""
+    counts: dict[Phase, int] = {}
+    for life in record.snapshot.lives.values():
+        counts[life.phase] = counts.get(life.phase, 0) + 1
+    return counts

@@ -1,0 +1,138 @@
+"""What a user says of a pool, turned into a ``Pool`` and a ``Spec``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from dask_adaptive.config import Amount, Bounds, bytes_of, check_keys, count_of, limits_of, seconds_of, setting
+from dask_adaptive.errors import ConfigError
+from dask_adaptive.model import Limits, Pool, Shape, Spec, Timeouts
+
+__all__ = ["PoolOptions", "pool_options"]
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """What one job of a pool is.
+
+    Parameters
+    ----------
+    backend:
+        Name of a backend or an object of one; None: the cluster's.
+    workers_per_job:
+        Dask workers in one job.
+    threads:
+        Threads of each worker.
+    memory:
+        Memory limit of each worker, such as ``"4 GB"``; None or 0: no limit.
+    resources:
+        Dask resources that each worker offers, such as ``{"licence": 1}``.
+    gpus:
+        GPUs of each worker: as many devices are visible to it, and it offers as many of the resource ``GPU``.
+    preload:
+        Modules or files that each worker imports first.
+    environment:
+        Environment variables of the worker processes.
+    worker_arguments:
+        More arguments for ``dask worker``, as they are.
+    price:
+        What one second of one worker costs, in any unit; the cheapest pool that can serve is asked first.
+    minimum, maximum:
+        Hard limits in workers for this pool, whatever ``adapt`` and ``scale`` say; None: none.
+    death_timeout:
+        After how long without a scheduler a worker ends itself.
+    local_directory:
+        Where workers spill to; None: as Dask is configured.
+    """
+
+    backend: Any = None
+    workers_per_job: int = 1
+    threads: int = 1
+    memory: Amount = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    gpus: int = 0
+    preload: str | Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    worker_arguments: Sequence[str] = ()
+    price: float = 1.0
+    minimum: int | None = None
+    maximum: int | None = None
+    death_timeout: str | float = "60s"
+    local_directory: str | None = None
+
+    def shape(self) -> Shape:
+        """What one job brings. Raises ``ConfigError`` naming the key that cannot be."""
+        resources = {str(name): _amount(f"resources[{name!r}]", value) for name, value in self.resources.items()}
+        gpus = count_of("gpus", self.gpus)
+        if gpus:
+            resources = {"GPU": float(gpus), **resources}
+        return Shape(
+            workers=count_of("workers_per_job", self.workers_per_job, least=1),
+            threads=count_of("threads", self.threads, least=1),
+            memory_bytes=0 if self.memory is None else bytes_of("memory", self.memory),
+            resources=resources,
+        )
+
+    def pool(self, name: str) -> Pool:
+        """The pool; its limits are the hard ones."""
+        limits = Limits()
+        if self.minimum is not None or self.maximum is not None:
+            limits = limits_of(Bounds(minimum=self.minimum, maximum=self.maximum), self.shape(), None)
+        return Pool(name, self.shape(), limits, _amount("price", self.price))
+
+    def spec(self, scheduler: str, tls: Mapping[str, str], dask_config: str) -> Spec:
+        """What its jobs run, for this scheduler."""
+        return Spec(
+            scheduler=scheduler,
+            shape=self.shape(),
+            environment={str(key): str(value) for key, value in self.environment.items()},
+            preload=(self.preload,) if isinstance(self.preload, str) else tuple(self.preload),
+            worker_arguments=tuple(self.worker_arguments),
+            tls=tls,
+            gpus=self.gpus,
+            death_timeout_s=seconds_of("death_timeout", self.death_timeout, positive=True),
+            local_directory=self.local_directory,
+            dask_config=dask_config,
+        )
+
+
+def _amount(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ConfigError(f"{key} must be a finite number of at least 0, not {value!r}")
+    return float(value)
+
+
+def pool_options(
+    pools: Mapping[str, Mapping[str, Any]] | Sequence[str] | None, given: Mapping[str, Any]
+) -> dict[str, PoolOptions]:
+    """The options of every pool: what was said for all (``given``), overridden by what was said for each.
+
+    Raises
+    ------
+    ConfigError
+        For an unknown option (the nearest known one is named) or a value that cannot be.
+    """
+    known = [each.name for each in fields(PoolOptions)]
+    check_keys("option", given, known)
+    if pools is not None and not pools:
+        raise ConfigError("pools= must name at least one pool")
+    if pools is not None and not isinstance(pools, Mapping):
+        raise ConfigError(f"pools= must map a name to the options of each pool, not {pools!r}")
+    found = {}
+    for name, options in (pools or {"default": {}}).items():
+        check_keys(f"option of pool {name!r}:", options, known)
+        found[str(name)] = PoolOptions(**{**given, **options})
+        found[str(name)].pool(str(name))
+    return found
+
+
+def timeouts() -> Timeouts:
+    """The configured time-outs."""
+    return Timeouts(
+        start_s=seconds_of("adaptive.start-timeout", setting("start-timeout"), positive=True),
+        lost_s=seconds_of("adaptive.lost-timeout", setting("lost-timeout")),
+        drain_s=seconds_of("adaptive.drain-timeout", setting("drain-timeout"), positive=True),
+        end_s=seconds_of("adaptive.end-timeout", setting("end-timeout"), positive=True),
+    )
