@@ -361,35 +361,46 @@ class Heartbeats:
         self.running: dict[tuple[str, Kind], int] = {}
         self.started: dict[tuple[str, Kind], float] = {}
         self.used: dict[str | None, int] = {}
+        self.count = 0
         self._next = 0.0
-        self._version = 0
 
     def read(self, roster: Roster, needs: Needs, now: float) -> None:
-        if now < self._next and self._version == roster.version:
+        if now < self._next:
             return
-        self.running, self.started = {}, {}
-        count = 0
+        self.count += 1
+        started: dict[Any, list[float]] = {}
+        workers = 0
         for pool, crowd in roster.crowds.items():
             listed = crowd.listed()
-            count += len(listed)
+            workers += len(listed)
             try:
                 self.used[pool] = sum(map(itemgetter("memory"), map(attrgetter("metrics"), listed)))
             except KeyError:  # a worker that has not told yet
                 self.used[pool] = sum(ws.metrics.get("memory", 0) for ws in listed)
-            for ws in listed:
-                if ws.executing:
-                    self._executing(ws, needs)
-        # a heartbeat comes every 0.5 s, with thousands of workers every count/200 s; and at most 1 % of the time
-        self._next = now + max(0.05, count / 2_000, 100 * (time() - now))
-        self._version = roster.version
+            self._executing(listed, needs, started)
+        keyed = {key if type(key) is tuple else (key.name, PLAIN): times for key, times in started.items()}
+        self.running = {key: len(times) for key, times in keyed.items()}
+        self.started = {key: min(times) for key, times in keyed.items()}
+        # a heartbeat comes every 0.5 s, with thousands of workers every workers/200 s; and at most 1 % of the time
+        self._next = now + max(0.05, workers / 2_000, 100 * (time() - now))
 
-    def _executing(self, ws: Any, needs: Needs) -> None:
-        for ts, elapsed_s in ws.executing.items():
-            if ts.processing_on is ws and not (ws.long_running and ts in ws.long_running):
-                key = (ts.group.name, needs.kind(ts))
-                started = ws.last_seen - elapsed_s
-                self.running[key] = self.running.get(key, 0) + 1
-                self.started[key] = min(self.started.get(key, started), started)
+    @staticmethod
+    def _executing(workers: Iterable[Any], needs: Needs, started: dict[Any, list[float]]) -> None:
+        """When each running task started, by group, or by (group, kind) where it has a need; this is the hot loop."""
+        for ws in workers:
+            if not ws.executing:
+                continue
+            seceded, last_seen = ws.long_running, ws.last_seen
+            for ts, elapsed_s in ws.executing.items():
+                if ts.processing_on is not ws or (seceded and ts in seceded):
+                    continue
+                key = ts.group
+                if needs.known and (kind := needs.kind(ts)) is not PLAIN:
+                    key = (key.name, kind)
+                times = started.get(key)
+                if times is None:
+                    times = started[key] = []
+                times.append(last_seen - elapsed_s)
 
 
 # --- taking workers out of service -----------------------------------------------------------------------------
@@ -635,6 +646,8 @@ class Inside(SchedulerPlugin):
         self._active = False
         self._idle_since: dict[str, float] = {}
         self._idle_rows: list[list[Any]] = []
+        self._idle_workers: list[Any] = []
+        self._idle_state: tuple[int, ...] = ()
         self._idle_version = time_ns()
         self._shared: dict[str, int] = {}
         self._replicated = 0
@@ -825,28 +838,40 @@ class Inside(SchedulerPlugin):
             "replicated": self._replicated,
         }
 
-    def _idle(self, idle_workers: Sequence[Any], now: float) -> None:
-        """The jobs whose workers are all idle, and since when."""
-        roster, since = self.roster, self._idle_since
-        fixed = shuffling(self.scheduler)
-        places = roster.places
-        counts = Counter([places[ws.address][0] for ws in idle_workers])
-        rows, times = [], {}
-        for job, count in counts.items():
-            if job is None or count != len(workers := roster.jobs[job]):
+    def _idle(self, idle_workers: list[Any], now: float) -> None:
+        """The jobs whose workers are all idle, and since when; nothing to do where nothing can have changed."""
+        state = (self.scheduler.transition_counter, self.roster.version, self.heartbeats.count, len(self.marks))
+        if state == self._idle_state and idle_workers == self._idle_workers:
+            return
+        self._idle_state, self._idle_workers = state, idle_workers
+        since, places, shared = self._idle_since, self.roster.places, self._shared
+        fixed = shuffling(self.scheduler) | set(self.marks)
+        times: dict[str, float] = {}
+        rows = []
+        for job, workers in self._idle_jobs([(places[ws.address][0], ws) for ws in idle_workers]):
+            times[job] = began = since.get(job, now)
+            if any(ws.actors for ws in workers) or (fixed and any(ws.address in fixed for ws in workers)):
                 continue
-            times[job] = since.get(job, now)
-            held = 0
-            for address, ws in workers.items():
-                if ws.actors or address in fixed or address in self.marks:
-                    break
-                held += ws.nbytes
-            else:
-                rows.append([job, times[job], held, max(0, held - self._shared.get(job, 0))])
+            held = sum([ws.nbytes for ws in workers])
+            rows.append([job, began, held, max(0, held - shared[job]) if job in shared else held])
         self._idle_since = times
         if rows != self._idle_rows:
             self._idle_rows = rows
             self._idle_version += 1
+
+    def _idle_jobs(self, placed: Sequence[tuple[Any, Any]]) -> Iterable[tuple[str, Sequence[Any]]]:
+        """Those jobs of which every worker is among these."""
+        jobs = self.roster.jobs
+        several: dict[str, list[Any]] = {}
+        for job, ws in placed:
+            size = len(jobs[job])
+            if size == 1:
+                yield job, (ws,)
+            else:
+                workers = several.setdefault(job, [])
+                workers.append(ws)
+                if len(workers) == size:
+                    yield job, workers
 
     def _replicas(self, now: float) -> None:
         """Bytes held more than once; reads at most some thousand results, and at most 1 % of the time."""
