@@ -147,7 +147,7 @@ def make_cluster(workload: Workload, delay_s: float, bills: list[Bill]) -> SpecC
         "delay_s": delay_s,
     }
     return SpecCluster(
-        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}},
+        scheduler={"cls": Scheduler, "options": {"host": "127.0.0.1", "dashboard": False, "dashboard_address": ":0"}},
         worker={"cls": BilledWorker, "options": options},
         asynchronous=True,
         silence_logs=logging.WARNING,

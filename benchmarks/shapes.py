@@ -8,7 +8,6 @@ would wait for.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
@@ -103,7 +102,7 @@ class Session:
         **options: Any,
     ) -> list[Future]:
         """Submit one task per entry of ``seconds`` under the prefix ``name``."""
-        arguments = [seconds] if inputs is None else [seconds, itertools.repeat(inputs, len(seconds))]
+        arguments = [seconds] if inputs is None else [seconds, len(seconds) * [inputs]]
         keys = unique_keys(name, len(seconds))
         return self.client.map(function, *arguments, key=keys, pure=False, **options)
 
