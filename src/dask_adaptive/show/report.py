@@ -18,18 +18,20 @@ from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.model import Phase, Record
 from dask_adaptive.show.timeline import Decision, Timeline, Totals, timeline_of
 
-__all__ = ["FORMATS", "check_report", "duration", "summary", "write_report"]
+__all__ = ["BANDS", "FORMATS", "check_report", "duration", "summary", "write_report"]
 
 FORMATS = (".html", ".png", ".svg")
 """Endings of file names that ``write_report`` knows."""
 
-_BANDS = (
+BANDS: tuple[tuple[str, str, tuple[Phase, ...]], ...] = (
     ("ready", "#009E73", (Phase.READY,)),
     ("draining", "#CC79A7", (Phase.DRAINING, Phase.ENDING)),
     ("starting", "#E69F00", (Phase.STARTING,)),
     ("queued", "#F5DE9A", (Phase.WANTED, Phase.SUBMITTED, Phase.QUEUED)),
     ("unknown", "#999999", (Phase.UNKNOWN,)),
 )
+"""Phases that are shown as one, from the bottom up: word and colour."""
+
 _WORK = (("running", "#0072B2"), ("ready", "#56B4E9"), ("waiting", "#D4E6F1"))
 _TITLE = "Cluster and work"
 _INK, _FAINT, _FAULT = "#222222", "#8A8A8A", "#D55E00"
@@ -158,7 +160,7 @@ def _draw_jobs(axes: Any, timeline: Timeline) -> None:
             colour,
             [sum(each) for each in zip(*(timeline.phases.get(phase, zeros) for phase in phases), strict=True)],
         )
-        for name, colour, phases in _BANDS
+        for name, colour, phases in BANDS
     ]
     shown = [band for band in bands if any(band[2])]
     top = _stack(axes, timeline, shown)
