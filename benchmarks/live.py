@@ -170,10 +170,10 @@ async def measure(
     with dask.config.set({f"distributed.worker.memory.{name}": value for name, value in thresholds.items()}):
         cluster = await make_cluster(workload, case.delay_s, bills)
         client = await Client(cluster, asynchronous=True, set_as_default=False)
-        rival.take_over(cluster)
-        await asyncio.sleep(phase_s)
         session, failure = Session(client), ""
         try:
+            rival.take_over(cluster)
+            await asyncio.sleep(phase_s)
             await asyncio.wait_for(workload.run(session), limit_s)
         except asyncio.TimeoutError:
             failure = f"no result within {limit_s:g} s"

@@ -1,0 +1,109 @@
+"""The benchmarks count what they say they count."""
+
+import asyncio
+
+import pytest
+
+from benchmarks.live import Bill, Case, Cell, billed_s, measure, size_over_time, starting_s
+from benchmarks.report import live_promises, rows
+from benchmarks.rivals import MAXIMUM, RIVALS
+from benchmarks.run import arguments
+from benchmarks.shapes import SHAPES, Session, Workload, nap
+
+
+async def run(shape, *, cool_down_s=0.1, limit_s=60.0):
+    case = Case("tiny", "maximum", 0.05)
+    workload = Workload("tiny", "", shape)
+    return await measure(case, workload, RIVALS["maximum"], cool_down_s=cool_down_s, limit_s=limit_s)
+
+
+async def test_a_run_counts_responses_workers_and_executions():
+    async def shape(session: Session) -> None:
+        await session.answer("first", 3 * [0.05])
+        await session.answer("second", [0.05])
+
+    cell = await run(shape)
+
+    assert ("", MAXIMUM, 0) == (cell.failure, cell.starts, cell.repeated)
+    assert cell.response_s >= 0.1
+    assert cell.starting_s >= MAXIMUM * 0.05
+    assert cell.worker_s >= cell.starting_s + MAXIMUM * 0.1
+    assert MAXIMUM == cell.size[-1][1]
+
+
+async def test_a_repeated_execution_is_counted():
+    async def shape(session: Session) -> None:
+        for _ in range(2):
+            future = session.client.submit(nap, 0.01, key="same")
+            await session.results([future])
+            future.release()
+            while await session.client.run_on_scheduler(knows, "same"):
+                await asyncio.sleep(0.01)
+
+    assert 1 == (await run(shape)).repeated
+
+
+def knows(key, dask_scheduler):
+    return key in dask_scheduler.tasks
+
+
+async def test_a_failure_is_a_row_and_not_the_end():
+    async def shape(session: Session) -> None:
+        await session.answer("wrong", ["no number"])
+
+    assert "TypeError" in (await run(shape)).failure
+
+
+async def test_a_hang_is_a_row_and_not_the_end():
+    async def shape(session: Session) -> None:
+        await session.answer("nowhere", [0.1], resources={"UNKNOWN": 1})
+
+    assert "no result within 1 s" == (await run(shape, limit_s=1.0)).failure
+
+
+def test_a_worker_is_billed_from_the_request_until_it_is_closed():
+    bills = [Bill(10.0, 13.0, 20.0), Bill(12.0, 15.0, None), Bill(29.0, None, None)]
+
+    assert 10.0 + 18.0 + 1.0 == billed_s(bills, 30.0)
+    assert 3.0 + 3.0 + 1.0 == starting_s(bills, 30.0)
+    assert ((0.0, 1), (2.0, 2), (10.0, 1), (19.0, 2)) == size_over_time(bills, 10.0)
+
+
+def cell(rival, repeat=0, **values):
+    return Cell(Case("burst", rival, 0.0, repeat), **{"response_s": 10.0, "worker_s": 100.0, "starts": 8, **values})
+
+
+def test_ratios_are_paired_by_repeat():
+    cells = [
+        cell("dask", 0, response_s=10.0),
+        cell("dask", 1, response_s=20.0),
+        cell("ours", 0, response_s=5.0),
+        cell("ours", 1, response_s=18.0),
+    ]
+
+    [_, ours] = rows(cells)
+
+    assert (0.7, 0.5, 0.9) == pytest.approx((ours.response.median, ours.response.low, ours.response.high))
+
+
+def test_a_missed_promise_is_said():
+    good = {"response_s": 6.0, "starts": 7, "first_request_s": 0.05}
+
+    def missed(**values):
+        promises = live_promises(rows([cell("dask"), cell("ours", **{**good, **values})]))
+        return [promise.text for promise in promises if not promise.held]
+
+    assert [] == missed()
+    assert ["no shape dearer in worker-seconds than 1.1 times"] == missed(worker_s=111.0)
+    assert ["geometric mean of response below 0.8"] == missed(response_s=8.5)
+    assert ["fewer worker starts"] == missed(starts=8)
+    assert ["no task executed twice"] == missed(repeated=1)
+    assert ["first worker asked for within 200 ms of the first graph"] == missed(first_request_s=0.3)
+
+
+def test_unknown_names_are_refused_and_the_known_ones_listed(capsys):
+    with pytest.raises(SystemExit):
+        arguments(["--shapes", "brust"])
+
+    said = capsys.readouterr().err
+    assert all(name in said for name in SHAPES)
