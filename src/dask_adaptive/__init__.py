@@ -1,3 +1,36 @@
 """A Dask cluster exactly as large as its work, on any resource manager."""
 
+from dask_adaptive.adaptive import Adaptive
+from dask_adaptive.cluster import Cluster, LocalCluster
+from dask_adaptive.errors import (
+    AdaptiveError,
+    Ambiguous,
+    BackendError,
+    ConfigError,
+    EngineError,
+    Garbled,
+    NoCapacity,
+    PolicyError,
+    Rejected,
+    Throttled,
+    Unavailable,
+)
+
+__all__ = [
+    "Adaptive",
+    "AdaptiveError",
+    "Ambiguous",
+    "BackendError",
+    "Cluster",
+    "ConfigError",
+    "EngineError",
+    "Garbled",
+    "LocalCluster",
+    "NoCapacity",
+    "PolicyError",
+    "Rejected",
+    "Throttled",
+    "Unavailable",
+]
+
 __version__ = "0.1.0"

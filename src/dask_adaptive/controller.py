@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from typing import Protocol
 
 from dask_adaptive.actuator import Actuator, Observed
 from dask_adaptive.engine.contracts import Engine
@@ -29,7 +30,7 @@ from dask_adaptive.plan import checked, make_plan, view_of
 from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.upkeep import overdue
 
-__all__ = ["Controller", "clock"]
+__all__ = ["Advisor", "Controller", "clock"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,18 @@ def _make_clock() -> Callable[[], float]:
 
 clock = _make_clock()
 """Seconds since the epoch that never go back."""
+
+
+class Advisor(Protocol):
+    """Somebody who may have another word in a round: an ``Adaptive`` with overridden methods."""
+
+    async def policy_for(self, view: View) -> Policy:
+        """The policy of this round."""
+        ...
+
+    async def plan_for(self, snapshot: Snapshot, plan: Plan) -> Plan:
+        """The plan of this round, given ours."""
+        ...
 
 
 class Controller:
@@ -81,6 +94,9 @@ class Controller:
         self.interval_s = interval_s
         self.past: Past = FRESH
         self.record: Record | None = None
+        self.view: View | None = None
+        self.proposal = Plan()
+        self.advisor: Advisor | None = None
         self.lost_s = 0.0
         self._now = now
         self._on_record = on_record
@@ -142,6 +158,7 @@ class Controller:
         observed = self.actuator.observe(None if error else self._load, now_s)
         snapshot = self._snapshot(observed, now_s)
         view, past = view_of(snapshot), self.past
+        self.view = view
         target, plan = _unchanged(view, error), Plan()
         if not error:
             try:
@@ -156,12 +173,15 @@ class Controller:
 
     async def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """Ask the policy and hold it to its contract."""
-        target, after = self.policy.decide(view, past)
+        policy = self.policy if self.advisor is None else await self.advisor.policy_for(view)
+        target, after = policy.decide(view, past)
         return checked(target, view), after
 
     async def plan(self, snapshot: Snapshot, target: Target) -> Plan:
         """What the target asks for, and what is overdue."""
-        plan = make_plan(snapshot, target)
+        self.proposal = plan = make_plan(snapshot, target)
+        if self.advisor is not None:
+            plan = await self.advisor.plan_for(snapshot, plan)
         return replace(plan, cancels=plan.cancels + overdue(snapshot))
 
     async def _look(self) -> str:

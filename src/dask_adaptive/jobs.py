@@ -390,6 +390,16 @@ class Jobs:
         known = self._pool_of_tag.get(name.partition(".")[0])
         return known or next(n for n, setup in self.setups.items() if setup.backend is lane.backend)
 
+    async def logs(self) -> dict[str, str]:
+        """The end of what every known job printed, dead ones too, by job name."""
+        known = [life for life in self._lives.values() if life.id is not None]
+        asked = (self.setups[life.pool].backend.log(life.id) for life in known if life.id is not None)
+        texts = await asyncio.gather(*asked, return_exceptions=True)
+        return {
+            life.name: life.log_tail or str(text) if isinstance(text, BaseException) else text
+            for life, text in zip(known, texts, strict=True)
+        }
+
     # --- the end ---
 
     async def aclose(self, timeout_s: float) -> tuple[str, ...]:

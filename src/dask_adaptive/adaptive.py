@@ -1,0 +1,423 @@
+"""``Adaptive``: what ``cluster.adapt`` returns, on our clusters and as a drop-in on anybody's.
+
+    from dask_adaptive import Adaptive
+    any_dask_cluster.adapt(Adaptive=Adaptive, minimum=0, maximum=20)
+
+On one of our clusters it chooses the policy of the cluster's own controller. On any other it brings a controller of
+its own, with the same policy and the same plan, and acts through that cluster's ``scale`` and ``scale_down``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import math
+import secrets
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import dask.config
+from distributed.core import Status
+from distributed.deploy.spec import SpecCluster
+
+from dask_adaptive.config import Bounds, check_keys, cores_here, count_of, limits_of, scaling_of, setting
+from dask_adaptive.controller import Controller, clock
+from dask_adaptive.engine.dask_side import DaskEngine
+from dask_adaptive.errors import ConfigError, EngineError
+from dask_adaptive.foreign import POOL, ForeignCluster
+from dask_adaptive.journal import Journal
+from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
+from dask_adaptive.policy.classic import TargetDuration
+from dask_adaptive.policy.combine import standard
+from dask_adaptive.policy.contracts import FRESH, Policy
+from dask_adaptive.registry import load_policy
+
+__all__ = ["Adaptive"]
+
+logger = logging.getLogger(__name__)
+
+_NOT_YET = (Status.created, Status.starting, Status.init)
+_BOUNDS = tuple(each.name for each in fields(Bounds))
+_TAKEN = ("memory_ratio", "attribute", "key", "n")
+"""Arguments of ``Scheduler.workers_to_close`` that Dask's class passes on; taken and not needed here."""
+
+
+class Adaptive:
+    """Sizes a cluster by a policy.
+
+    Parameters
+    ----------
+    cluster:
+        A Dask cluster, or any object with ``scale_up(n)`` (or ``scale(n)``) and ``scale_down(workers)``. None for a
+        subclass that brings its own ``scale_up`` and ``scale_down``; then ``scheduler`` is needed.
+    interval:
+        The longest time between two rounds; a new graph starts one at once. Default:
+        ``distributed.adaptive.interval``.
+    minimum, maximum:
+        Size in workers. Also ``minimum_jobs``, ``maximum_cores``, ``maximum_memory`` and so on. Minima are rounded up
+        to whole jobs, maxima down. Default maximum: ``distributed.adaptive.maximum``; where that is infinite, the cores
+        of this machine for workers that run here, else ``adaptive.maximum-jobs`` (10).
+    wait_count:
+        A smaller size must have been right for ``wait_count`` x ``interval`` before anything is given up.
+    target_duration:
+        Work that is there should take this long; chooses the policy ``TargetDuration``.
+    worker_key:
+        A function of Dask's ``WorkerState``; workers with the same key are given up together.
+    scheduler:
+        A ``Scheduler`` or its address, for an object that has no ``scheduler_comm``.
+    policy:
+        A policy object, or the name of a registered one. Default: ``adaptive.policy`` (``target-duration``).
+    pools:
+        Limits for some pools only: name -> mapping of ``minimum``, ``maximum_jobs`` and so on.
+
+    Raises
+    ------
+    ConfigError
+        For anything that cannot be, in one sentence, before anything is started.
+
+    Notes
+    -----
+    A subclass may override ``target()`` (workers wanted; plain or ``async``), ``workers_to_close(target)`` (addresses
+    or names of workers to give up; they are drained first), ``scale_up(n)`` and ``scale_down(workers)``.
+    """
+
+    def __init__(
+        self,
+        cluster: Any = None,
+        interval: Any = None,
+        minimum: Any = None,
+        maximum: Any = None,
+        wait_count: Any = None,
+        target_duration: Any = None,
+        worker_key: Any = None,
+        *,
+        scheduler: Any = None,
+        policy: Policy | str | None = None,
+        pools: Mapping[str, Mapping[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        check_keys("option of adapt:", [key for key in options if key not in _TAKEN], (*_BOUNDS, "interval", "policy"))
+        said = {"minimum": minimum, "maximum": maximum, **{key: options[key] for key in _BOUNDS if key in options}}
+        bounds = {key: value for key, value in said.items() if value is not None}
+        self._scaling = scaling_of(interval, wait_count, target_duration)
+        self.interval = self._scaling.interval_s
+        self.wait_count, self.target_duration = wait_count, self._scaling.target_duration_s
+        self._inner = self._chosen(policy, target_duration)
+        self.policy = standard(self._inner, self._scaling.wait_s)
+        self.cluster = cluster
+        self.state = "starting"
+        self.log: deque[tuple[float, dict[str, Any]]] = deque(maxlen=10_000)
+        self.periodic_callback: Any = self
+        self._limits: dict[str, Limits] = {}
+        self._workers_per_job = 1
+        self._controller: Controller | None = None
+        self._own = not hasattr(cluster, "controller")
+        if self._own:
+            if pools:
+                raise ConfigError("pools= needs a cluster of dask_adaptive; this one has a single kind of worker")
+            self._take_over(bounds, scheduler, worker_key)
+        else:
+            self._install(bounds, pools or {})
+
+    def _chosen(self, policy: Policy | str | None, target_duration: Any) -> Policy:
+        if policy is None and target_duration is not None:
+            policy = "target-duration"
+        name = setting("policy") if policy is None else policy
+        if not isinstance(name, str):
+            if not isinstance(name, Policy):
+                raise ConfigError(f"policy must be a name or an object with decide(view, past), not {name!r}")
+            return name
+        kind = load_policy(name)
+        try:
+            made = kind(self._scaling.target_duration_s) if issubclass(kind, TargetDuration) else kind()
+        except TypeError as error:
+            raise ConfigError(f"policy {name!r} needs arguments: give an object of {kind.__name__} ({error})") from None
+        return made  # type: ignore[no-any-return]
+
+    # --- on one of our clusters ---
+
+    def _install(self, bounds: Mapping[str, Any], pools: Mapping[str, Mapping[str, Any]]) -> None:
+        cluster = self.cluster
+        known = {pool.name: pool for pool in cluster.pools}
+        check_keys("pool", pools, known)
+        for name, pool in known.items():
+            mine = {**bounds, **pools.get(name, {})}
+            check_keys(f"limit of pool {name!r}:", mine, _BOUNDS)
+            limits = limits_of(Bounds(**_with_configured(mine)), pool.shape, cluster.default_maximum_jobs())
+            self._limits[name] = _within(limits, cluster.hard_limits(name), name)
+        self._workers_per_job = next(iter(known.values())).shape.workers
+        self._on_loop(self._begin_installed)
+
+    async def _begin_installed(self) -> None:
+        if self.cluster.status == Status.created:
+            await self.cluster
+        if self.state == "stopped":
+            return
+        controller: Controller = self.cluster.controller
+        self._controller = controller
+        self.cluster.limit(self._limits)
+        controller.advisor = self if self._overrides else None
+        controller.use(self.policy, why=f"adapt: {self._words()}", interval_s=self.interval)
+        self.state = "running"
+
+    # --- on somebody else's cluster ---
+
+    def _take_over(self, bounds: Mapping[str, Any], scheduler: Any, worker_key: Any) -> None:
+        _check_scalable(self)
+        shape = _foreign_shape(self.cluster)
+        said = _with_configured({key: value for key, value in bounds.items() if value != math.inf})
+        default = cores_here() if _runs_here(self.cluster) else count_of("maximum-jobs", setting("maximum-jobs"))
+        self._limits[POOL] = limits_of(Bounds(**said), shape, -(-default // shape.workers))
+        if not any(key.startswith("maximum") for key in said):
+            maximum = (self._limits[POOL].maximum or 0) * shape.workers
+            logger.warning("adapt: no maximum was given; it is %d workers. Say maximum= for another one", maximum)
+        self._workers_per_job = shape.workers
+        self._scheduler, self._worker_key = scheduler, worker_key
+        self._engine: DaskEngine | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._on_loop(self._begin_foreign)
+
+    async def _begin_foreign(self) -> None:
+        self._task = asyncio.ensure_future(self._run_foreign())
+
+    async def _run_foreign(self) -> None:
+        """Wait for the cluster to run, then be its controller until stopped."""
+        while getattr(self.cluster, "status", Status.running) in _NOT_YET:  # noqa: ASYNC110  it has no event to wait for
+            await asyncio.sleep(0.05)
+        address, connection_args = _scheduler_of(self.cluster, self._scheduler)
+        while self.state != "stopped":
+            self._engine = engine = DaskEngine(
+                address,
+                key=secrets.token_hex(4),
+                named=False,
+                worker_key=self._worker_key,
+                connection_args=connection_args,
+                clock=clock,
+            )
+            try:
+                await engine.start()
+                break
+            except EngineError as error:
+                logger.warning("adapt: %s; trying again", error)
+                await engine.aclose()
+                await asyncio.sleep(self.interval)
+        if self.state == "stopped":
+            return
+        actuator = ForeignCluster(
+            self.cluster if self.cluster is not None else self,
+            engine=engine,
+            clock=clock,
+            scale_up=self._overridden("scale_up"),
+            scale_down=self._overridden("scale_down"),
+        )
+        actuator.limits = self._limits[POOL]
+        self._controller = Controller(
+            engine, actuator, self.policy, journal=Journal(), interval_s=self.interval, on_record=self._on_record
+        )
+        self._controller.advisor = self if self._overrides else None
+        self.state = "running"
+        await self._controller.run()
+
+    def _on_record(self, record: Record) -> None:
+        for submit in record.plan.submits:
+            self.log.append((record.at_s, {"status": "up", "n": submit.count, "reason": submit.reason}))
+        if record.plan.retires:
+            entry = {"status": "down", "workers": [retire.job for retire in record.plan.retires]}
+            self.log.append((record.at_s, {**entry, "reason": record.plan.retires[0].reason}))
+        if getattr(self.cluster, "status", Status.running) in (Status.closing, Status.closed, Status.failed):
+            self.stop()
+
+    def _on_loop(self, begin: Any) -> None:
+        loop = getattr(self.cluster, "loop", None) or getattr(self._scheduler_object(), "loop", None)
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:
+            running = None
+        if running is not None and (loop is None or getattr(loop, "asyncio_loop", None) in (None, running)):
+            asyncio.ensure_future(begin())  # noqa: RUF006  it ends at once, or is kept by itself
+        elif loop is not None:
+            loop.add_callback(begin)
+        else:
+            raise ConfigError("adapt needs a running event loop, or a cluster or scheduler that has one")
+
+    def _scheduler_object(self) -> Any:
+        return getattr(self, "_scheduler", None)
+
+    # --- what a subclass may override ---
+
+    def _overridden(self, name: str) -> Any:
+        return getattr(self, name) if hasattr(type(self), name) else None
+
+    @property
+    def _overrides(self) -> bool:
+        kind = type(self)
+        return kind.target is not Adaptive.target or kind.workers_to_close is not Adaptive.workers_to_close
+
+    async def target(self) -> int:
+        """How many workers there should be: what the policy says. Override it to say something else."""
+        if self._controller is None or self._controller.view is None:
+            return 0
+        target, _ = self._inner.decide(self._controller.view, FRESH)
+        return sum(want.jobs for want in target.pools.values()) * self._workers_per_job
+
+    async def workers_to_close(self, target: int) -> Sequence[Any]:
+        """Which workers to give up for a size of ``target`` workers: the idle ones with the least data.
+
+        Returns addresses. An override may return addresses or names; what it returns is drained, never cut off.
+        """
+        del target
+        if self._controller is None or self._controller.record is None:
+            return []
+        members = self._controller.record.snapshot.load.members
+        return [
+            member.address for retire in self._controller.proposal.retires for member in members.get(retire.job, ())
+        ]
+
+    async def policy_for(self, view: View) -> Policy:  # noqa: ARG002
+        """The policy of this round: an overridden ``target()`` takes the place of ours, with the same patience."""
+        if type(self).target is Adaptive.target:
+            return self.policy
+        said: Any = self.target()
+        workers = count_of("target()", await said if inspect.isawaitable(said) else said)
+        return standard(_Told(workers), self._scaling.wait_s)
+
+    async def plan_for(self, snapshot: Snapshot, plan: Plan) -> Plan:
+        """The plan with the workers of an overridden ``workers_to_close`` instead of its own."""
+        if type(self).workers_to_close is Adaptive.workers_to_close or not plan.retires:
+            return plan
+        members = snapshot.load.members
+        present = sum(len(each) for each in members.values())
+        surplus = len(plan.retires) * self._workers_per_job
+        said: Any = self.workers_to_close(target=max(0, present - surplus))
+        chosen = {str(worker) for worker in (await said if inspect.isawaitable(said) else said)}
+        jobs = [job for job, each in members.items() if any({m.address, m.name, job} & chosen for m in each)]
+        return replace(plan, retires=tuple(Retire(job, "workers_to_close() said so", busy=True) for job in jobs))
+
+    # --- what Dask and others look at ---
+
+    @property
+    def minimum(self) -> int:
+        """The minimum in workers, over all pools."""
+        return sum(each.minimum for each in self._limits.values()) * self._workers_per_job
+
+    @property
+    def maximum(self) -> int | None:
+        """The maximum in workers, over all pools; None where the user said "without limit"."""
+        tops = [each.maximum for each in self._limits.values()]
+        return None if None in tops else sum(top for top in tops if top is not None) * self._workers_per_job
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """The rounds so far, each with its reasons."""
+        return tuple(self._controller.journal.records) if self._controller is not None else ()
+
+    def stop(self) -> None:
+        """Stop deciding; the cluster stays as large as it is. Safe to call twice."""
+        if self.state == "stopped":
+            return
+        self.state, self.periodic_callback = "stopped", None
+        if self._own:
+            self._on_loop(self._end_foreign)
+        else:
+            self.cluster.hold(self)
+
+    async def _end_foreign(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._controller is not None:
+            await self._controller.actuator.aclose(0.0)
+        if self._engine is not None:
+            await self._engine.aclose()
+
+    def _words(self) -> str:
+        limits = ", ".join(f"{name} {each.minimum} to {each.maximum} jobs" for name, each in self._limits.items())
+        return f"{limits}, every {self.interval:g} s"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._words()}, {self.state})"
+
+
+@dataclass(frozen=True)
+class _Told:
+    """Wants what an overridden ``target()`` said, of the first pool."""
+
+    workers: int
+
+    def decide(self, view: View, past: Past) -> tuple[Target, Past]:
+        first = view.pools[0].pool
+        wants = {pool.pool.name: Want(pool.size, "unchanged: target() speaks of the first pool") for pool in view.pools}
+        wants[first.name] = Want(-(-self.workers // first.shape.workers), f"target() said {self.workers} workers")
+        return Target(wants), past
+
+
+def _with_configured(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said, and Dask's configured minimum and maximum where nothing was."""
+    bounds = dict(said)
+    for side, default in (("minimum", 0), ("maximum", math.inf)):
+        if not any(key.startswith(side) for key in said):
+            configured = dask.config.get(f"distributed.adaptive.{side}", default)
+            if configured != math.inf:
+                bounds[side] = configured
+    return bounds
+
+
+def _within(limits: Limits, hard: Limits, pool: str) -> Limits:
+    """The limits, inside the hard ones of the pool."""
+    if hard.maximum is None:
+        return Limits(max(limits.minimum, hard.minimum), limits.maximum)
+    if limits.minimum > hard.maximum:
+        raise ConfigError(
+            f"minimum of {limits.minimum} jobs is above the maximum of pool {pool!r}, {hard.maximum} jobs"
+        )
+    maximum = hard.maximum if limits.maximum is None else min(limits.maximum, hard.maximum)
+    return Limits(max(limits.minimum, hard.minimum), maximum)
+
+
+def _check_scalable(adaptive: Adaptive) -> None:
+    for name, others in (("scale_up", ("scale_up", "scale")), ("scale_down", ("scale_down",))):
+        own = hasattr(type(adaptive), name)
+        if not own and not any(callable(getattr(adaptive.cluster, other, None)) for other in others):
+            kind = type(adaptive.cluster).__name__
+            raise ConfigError(
+                f"{kind} has no {name}(), and neither has {type(adaptive).__name__}: nothing can be sized"
+            )
+    if getattr(adaptive.cluster, "_supports_scaling", True) is False:
+        raise ConfigError(f"{type(adaptive.cluster).__name__} does not support scaling")
+
+
+def _foreign_shape(cluster: Any) -> Shape:
+    """What one job of somebody else's cluster brings, as far as it says so."""
+    spec = getattr(cluster, "new_spec", None)
+    if not isinstance(spec, Mapping):
+        return Shape()
+    return Shape(workers=len(spec.get("group", ("",))))
+
+
+def _runs_here(cluster: Any) -> bool:
+    """Whether the workers run on this machine: Dask's own local cluster."""
+    return isinstance(cluster, SpecCluster) and type(cluster).__module__ == "distributed.deploy.local"
+
+
+def _scheduler_of(cluster: Any, scheduler: Any) -> tuple[str, Mapping[str, Any]]:
+    """Address of the scheduler, and how to connect to it."""
+    if isinstance(scheduler, str):
+        return scheduler, {}
+    security: Any = getattr(scheduler, "security", None) or getattr(cluster, "security", None)
+    connection_args = security.get_connection_args("client") if hasattr(security, "get_connection_args") else {}
+    comm = getattr(cluster, "scheduler_comm", None)
+    connection_args = connection_args or getattr(comm, "connection_args", None) or {}
+    for known in (scheduler, comm):
+        if known is not None:
+            return known.address, connection_args
+    address = getattr(cluster, "scheduler_address", None) or getattr(
+        getattr(cluster, "scheduler", None), "address", None
+    )
+    if not isinstance(address, str):
+        raise ConfigError(
+            f"{type(cluster).__name__} has no scheduler_comm; give scheduler= (a Scheduler or its address)"
+        )
+    return address, connection_args

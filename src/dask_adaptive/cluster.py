@@ -1,0 +1,585 @@
+"""What a user holds: a Dask cluster whose jobs come from a resource manager and go when they are not needed."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import datetime
+import secrets
+import string
+import weakref
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import dask.config
+from distributed import Scheduler
+from distributed.core import Status, rpc
+from distributed.deploy.cluster import Cluster as DaskCluster
+from distributed.security import Security
+from distributed.system import MEMORY_LIMIT
+from distributed.utils import Log, Logs
+
+from dask_adaptive.account import JobTable, explanation, first_worker_notice, job_table
+from dask_adaptive.actuator import Actuator
+from dask_adaptive.adaptive import Adaptive
+from dask_adaptive.backend.contracts import Backend
+from dask_adaptive.config import Bounds, bytes_of, check_keys, cores_here, count_of, limits_of, seconds_of, setting
+from dask_adaptive.controller import Controller, clock
+from dask_adaptive.engine.dask_side import DaskEngine
+from dask_adaptive.errors import AdaptiveError, ConfigError
+from dask_adaptive.foreign import POOL, ForeignCluster
+from dask_adaptive.jobs import Jobs, PoolSetup
+from dask_adaptive.journal import Journal, last
+from dask_adaptive.model import Limits, Pool, Record, Startup
+from dask_adaptive.options import PoolOptions, pool_options, timeouts
+from dask_adaptive.policy.classic import Fixed
+from dask_adaptive.registry import load_backend
+
+__all__ = ["Cluster", "LocalCluster", "discover"]
+
+CLOSE_TIMEOUT_S = 60.0
+
+_living: weakref.WeakSet[Cluster] = weakref.WeakSet()
+
+
+def _key() -> str:
+    letters = string.ascii_lowercase
+    return secrets.choice(letters) + "".join(secrets.choice(letters + string.digits) for _ in range(3))
+
+
+def _tags(key: str) -> Callable[[], str]:
+    """Makes names for batches, each one once, that all begin with the cluster's key."""
+    made: set[str] = set()
+
+    def tag() -> str:
+        while (new := key + _key()) in made:
+            pass
+        made.add(new)
+        return new
+
+    return tag
+
+
+class Cluster(DaskCluster):
+    """A Dask cluster that is as large as its work.
+
+    Parameters
+    ----------
+    backend:
+        Name of a backend (``dask adaptive backends`` lists them) or an object of one. Default ``"local"``.
+    pools:
+        Kinds of jobs: name -> options of ``PoolOptions``; None: one pool ``default`` with the options given here.
+    scheduler:
+        Address of a living scheduler to attach to; it is never closed. None: start one in this process.
+    security:
+        Dask's TLS options; True makes temporary credentials.
+    name:
+        Name of the cluster. Default: made up.
+    n_workers:
+        Start with this many workers (of the first pool). Default 0.
+    journal:
+        File that every round is written to, as JSON lines. Default: ``adaptive.journal`` of Dask's configuration.
+    scheduler_options:
+        Keyword arguments for ``distributed.Scheduler``.
+    asynchronous, loop, quiet:
+        As in ``distributed``.
+    **options:
+        Options of ``PoolOptions`` for all pools.
+
+    Raises
+    ------
+    ConfigError
+        If something was asked for that cannot be; before anything is started.
+
+    Notes
+    -----
+    A subclass that has ``scale_up(n)`` and ``scale_down(workers)`` (plain or ``async``) and sets ``scheduler_comm``
+    brings its own workers: it gives no backend, and gets adaptive scaling, repr, widget, ``scheduler_info`` and logs.
+    ``scale_up`` is asked for ``n`` workers in all; ``scale_down`` gets the addresses of drained workers.
+    """
+
+    _supports_scaling = True
+    default_maximum_jobs: Callable[[], int] = staticmethod(lambda: count_of("maximum-jobs", setting("maximum-jobs")))
+
+    def __init__(
+        self,
+        backend: str | Backend | None = None,
+        pools: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        scheduler: str | None = None,
+        security: Security | Mapping[str, Any] | bool | None = None,
+        name: str | None = None,
+        n_workers: int | None = None,
+        journal: str | None = None,
+        scheduler_options: Mapping[str, Any] | None = None,
+        asynchronous: bool = False,
+        loop: Any = None,
+        quiet: bool = False,
+        **options: Any,
+    ) -> None:
+        self._options = pool_options(pools, options)
+        self._wanted = count_of("n_workers", n_workers or 0)
+        self._journal_path = journal if journal is not None else setting("journal")
+        self._notice_s = seconds_of("adaptive.first-worker-notice", setting("first-worker-notice"))
+        self._attached = scheduler
+        self._scheduler_options = dict(scheduler_options or {})
+        self.security = _security(security)
+        self._backends = {} if self._brings_workers else _backends(backend, self._options)
+        self.scheduler: Scheduler | None = None
+        self.engine: DaskEngine | None = None
+        self.controller: Controller | None = None
+        self._jobs: Jobs | None = None
+        self._waiting_s = 0.0
+        self._closing: asyncio.Task[None] | None = None
+        self.scheduler_comm: Any = None
+        self._adaptive: Any = None
+        super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
+        self._key = _key()
+        if not asynchronous and not (self._brings_workers and scheduler is None):
+            self._begin()
+
+    @property
+    def _brings_workers(self) -> bool:
+        return hasattr(self, "scale_up") and hasattr(self, "scale_down")
+
+    # --- starting ---
+
+    def _begin(self) -> None:
+        """Start on the first use; in asynchronous mode ``await cluster`` does that."""
+        if self.status == Status.created and not self.asynchronous:
+            self._loop_runner.start()
+            self.sync(self._start)
+
+    def __await__(self) -> Any:
+        async def started() -> Cluster:
+            if self.status == Status.created:
+                await self._start()
+            return self
+
+        return started().__await__()
+
+    async def _start(self) -> None:
+        self.status = Status.starting
+        _living.add(self)
+        try:
+            self.engine = engine = await self._connect()
+            self.controller = self._controlled(engine, await self._make_actuator(engine))
+            await self._follow(engine)
+            self.controller.start()
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _connect(self) -> DaskEngine:
+        """Reach the scheduler: the one that a subclass set, the one given, or one of our own."""
+        if self.scheduler_comm is None and self._attached is None:
+            options = {"host": "127.0.0.1", "port": 0, **self._scheduler_options}
+            self.scheduler = await Scheduler(security=self.security, **options)
+        connection = self.security.get_connection_args("client")
+        if self.scheduler_comm is None:
+            address = self.scheduler.address if self.scheduler is not None else self._attached
+            self.scheduler_comm = rpc(address, connection_args=connection)
+        else:
+            connection = getattr(self.scheduler_comm, "connection_args", None) or connection
+        engine = DaskEngine(
+            self.scheduler_comm.address,
+            connection_args=connection,
+            key=self._key,
+            named=not self._brings_workers,
+            on_worker=self._update_worker_status,
+            clock=clock,
+        )
+        await engine.start()
+        return engine
+
+    async def _make_actuator(self, engine: DaskEngine) -> Actuator:
+        if self._brings_workers:
+            return ForeignCluster(self, engine=engine, clock=clock)
+        for backend in {id(each): each for each in self._backends.values()}.values():
+            start = getattr(backend, "start", None)
+            if start is not None:
+                await start()
+        setups = [self._setup(name, options) for name, options in self._options.items()]
+        startups = _learned(self._journal_path)
+        self._jobs = Jobs(self.name, setups, engine=engine, tag=_tags(self._key), clock=clock, startups=startups)
+        return self._jobs
+
+    def _setup(self, name: str, options: PoolOptions) -> PoolSetup:
+        backend = self._backends[name]
+        tls = self.security.get_tls_config_for_role("worker") if self.security.require_encryption else {}
+        files = {f"tls_{key}": value for key, value in tls.items() if key in ("ca_file", "cert", "key") and value}
+        spec = options.spec(self.scheduler_comm.address, files, dask.config.serialize(dask.config.global_config))
+        poll_s = getattr(backend, "poll_s", 1.0 if not backend.lag_s else 10.0)
+        return PoolSetup(options.pool(name), backend, spec, timeouts(), poll_s)
+
+    def _controlled(self, engine: DaskEngine, actuator: Actuator) -> Controller:
+        first = next(iter(self._options))
+        jobs = dict.fromkeys(self._options, 0) | {first: self._jobs_for(self._wanted, first)}
+        return Controller(
+            engine,
+            actuator,
+            Fixed(jobs),
+            journal=Journal(self._journal_path),
+            interval_s=1.0,
+            on_record=self._on_record,
+        )
+
+    async def _follow(self, engine: DaskEngine) -> None:
+        """Keep ``scheduler_info`` up to date and tell the scheduler who we are."""
+        self.scheduler_info.update(await engine.identity())
+        key = "cluster-manager-info" if self._attached is None else f"cluster-manager-info-{self._key}"
+        await self.scheduler_comm.set_metadata(keys=[key], value=dict(self._cluster_info))
+        for callback in self.periodic_callbacks.values():
+            callback.start()
+        self.status = Status.running
+
+    def _on_record(self, record: Record) -> None:
+        load = record.snapshot.load
+        waits = not load.members and not load.foreign.workers and any(group.ready for group in load.groups)
+        if not waits:
+            self._waiting_s = 0.0
+        elif not self._waiting_s:
+            self._waiting_s = record.at_s
+        elif 0 < self._notice_s <= record.at_s - self._waiting_s:
+            self._log(first_worker_notice(record, record.at_s - self._waiting_s))
+            self._waiting_s = float("inf")
+        for event in record.events:
+            at = datetime.datetime.fromtimestamp(record.at_s)  # noqa: DTZ006  local time, as Dask's own entries
+            self._cluster_manager_logs.append((at, event))
+
+    @property
+    def _running(self) -> Controller:
+        if self.controller is None:
+            raise ConfigError(f"the cluster is {self.status.name}; it can be sized once it runs")
+        return self.controller
+
+    # --- sizes ---
+
+    def adapt(self, Adaptive: type[Any] = Adaptive, **options: Any) -> Any:  # noqa: N803  Dask's own name
+        """Let a policy choose the size from now on. Every call stands alone: nothing of an earlier one remains.
+
+        Parameters
+        ----------
+        Adaptive:
+            Class to use; a subclass of ``dask_adaptive.Adaptive`` may override ``target`` and ``workers_to_close``.
+        **options:
+            As of ``dask_adaptive.Adaptive``: ``minimum``, ``maximum`` (workers), ``minimum_jobs``, ``maximum_cores``,
+            ``maximum_memory`` and so on, ``policy``, ``interval``, ``wait_count``, ``target_duration``, ``pools``.
+
+        Returns
+        -------
+        Adaptive
+            With ``minimum``, ``maximum``, ``log`` and ``stop()``.
+        """
+        if not self._supports_scaling:
+            raise ConfigError(f"{type(self).__name__} does not support scaling")
+        self._begin()
+        adaptive = Adaptive(self, **options)
+        earlier, self._adaptive = self._adaptive, adaptive
+        if earlier is not None:
+            earlier.stop()
+        return adaptive
+
+    def scale(
+        self,
+        n: int | None = None,
+        *,
+        jobs: int | None = None,
+        cores: int | None = None,
+        memory: str | int | None = None,
+        pool: str | None = None,
+    ) -> Any:
+        """Set a fixed size; ends adaptive scaling, and says so.
+
+        Parameters
+        ----------
+        n, jobs, cores, memory:
+            One of them: workers, jobs, threads, or bytes; rounded up to whole jobs.
+        pool:
+            The pool to size; the others stay as they are. Default: the first one.
+
+        Raises
+        ------
+        ConfigError
+            For no size, several sizes, a size that cannot be, or an unknown pool.
+        """
+        if not self._supports_scaling:
+            raise ConfigError(f"{type(self).__name__} does not support scaling")
+        said = {"minimum": n, "minimum_jobs": jobs, "minimum_cores": cores, "minimum_memory": memory}
+        given = {key: value for key, value in said.items() if value is not None}
+        if len(given) != 1:
+            raise ConfigError("scale needs exactly one of n, jobs=, cores=, memory=")
+        name = next(iter(self._options)) if pool is None else pool
+        check_keys("pool", [name], self._options)
+        shape = self._shape(name)
+        size = limits_of(Bounds(**given), shape, None).minimum
+        hard = self.hard_limits(name)
+        if hard.maximum is not None and size > hard.maximum:
+            raise ConfigError(f"{size} jobs are more than the maximum of pool {name!r}, {hard.maximum}")
+        self._begin()
+        return self.sync(self._scale, name, size)
+
+    async def _scale(self, name: str, size: int) -> None:
+        if self.status == Status.created:
+            await self
+        sizes = self._sizes() | {name: size}
+        earlier, self._adaptive = self._adaptive, None
+        if earlier is not None:
+            earlier.stop()
+            self._log(f"scale: adaptive scaling ends; pool {name} is fixed at {size} jobs")
+        self._fix(sizes, f"scale: pool {name} to {size} jobs")
+
+    def hold(self, adaptive: Any) -> None:
+        """Stay as large as now, if it was this one that chose the size."""
+        if self._adaptive is adaptive and self.status == Status.running:
+            self._adaptive = None
+            self.loop.add_callback(lambda: self._fix(self._sizes(), "adaptive scaling was stopped"))
+
+    def _fix(self, sizes: Mapping[str, int], why: str) -> None:
+        controller = self._running
+        controller.advisor = None
+        self.limit({name: self.hard_limits(name) for name in self._options})
+        controller.use(Fixed(sizes), why=why)
+
+    def _sizes(self) -> dict[str, int]:
+        """What each pool is asked to have now."""
+        record, policy = self._running.record, self._running.policy
+        if isinstance(policy, Fixed) and isinstance(policy.jobs, Mapping):
+            return dict(policy.jobs)
+        wanted = record.target.pools if record else {}
+        return {name: wanted[name].jobs if name in wanted else 0 for name in self._options}
+
+    def limit(self, limits: Mapping[str, Limits]) -> None:
+        """Set the limits, in jobs, of some pools."""
+        if self._jobs is not None:
+            for name, each in limits.items():
+                setup = self._jobs.setups[name]
+                self._jobs.setups[name] = replace(setup, pool=replace(setup.pool, limits=each))
+        elif self.controller is not None and isinstance(self.controller.actuator, ForeignCluster):
+            self.controller.actuator.limits = limits[POOL]
+
+    def hard_limits(self, pool: str) -> Limits:
+        """The limits of a pool, in jobs, that were given when the cluster was made."""
+        return self._options[pool].pool(pool).limits
+
+    def _shape(self, name: str) -> Any:
+        return self._options[name].shape()
+
+    def _jobs_for(self, workers: int, pool: str) -> int:
+        return -(-workers // self._options[pool].workers_per_job)
+
+    @property
+    def pools(self) -> tuple[Pool, ...]:
+        """The pools with their present limits."""
+        if self._jobs is not None:
+            return tuple(setup.pool for setup in self._jobs.setups.values())
+        return tuple(options.pool(name) for name, options in self._options.items())
+
+    # --- its account of itself ---
+
+    @property
+    def records(self) -> Sequence[Record]:
+        """The latest rounds, oldest first; rounds in which nothing changed are left out."""
+        return tuple(self.controller.journal.records) if self.controller is not None else ()
+
+    def status_table(self) -> JobTable:
+        """The jobs: phase, the manager's reason, age, workers."""
+        return job_table(self.controller.record if self.controller is not None else None, clock())
+
+    def explain(self) -> Any:
+        """Why the cluster is as large as it is, what would make it grow, and which client keeps it from shrinking."""
+        return self.sync(self._explain)
+
+    async def _explain(self) -> str:
+        holders: Sequence[str] = ()
+        if self.engine is not None:
+            with suppress(AdaptiveError):
+                holders = [str(holding) for holding in await self.engine.holders()]
+        return explanation(self.controller.record if self.controller is not None else None, holders)
+
+    async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
+        logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
+        if workers and self._jobs is not None:
+            for name, text in (await self._jobs.logs()).items():
+                logs[f"job {name}"] = Log(text)
+        return logs
+
+    # --- the end ---
+
+    def close(self, timeout: float | None = None) -> Any:
+        """End every job, and the scheduler if it is ours. Safe to call twice, and after ctrl-C."""
+        if self.status == Status.created:
+            self.status = Status.closed
+        return super().close(timeout)
+
+    async def _close(self) -> None:
+        if self.status == Status.closed:
+            return
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._really_close())
+        await asyncio.shield(self._closing)
+
+    async def _really_close(self) -> None:
+        self.status = Status.closing
+        for callback in self.periodic_callbacks.values():
+            callback.stop()
+        if self.controller is not None:
+            await self.controller.stop()
+            for sentence in await self.controller.actuator.aclose(CLOSE_TIMEOUT_S):
+                self._log(sentence)
+            self.controller.journal.close()
+        else:
+            for backend in self._backends.values():
+                await backend.aclose()
+        if self.engine is not None:
+            await self.engine.aclose()
+        if self.scheduler_comm is not None:
+            await self.scheduler_comm.close_rpc()
+        if self.scheduler is not None:
+            await self.scheduler.close()
+        self.status = Status.closed
+        _living.discard(self)
+
+    # --- identity ---
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    @classmethod
+    def from_name(cls, name: str, **_: Any) -> Cluster:
+        """The living cluster of this name in this process (dask-ctl asks for it)."""
+        known = {each.name: each for each in _living}
+        check_keys("cluster", [name], known)
+        return known[name]
+
+
+class LocalCluster(Cluster):
+    """A Dask cluster on this machine: worker processes that come and go with the work.
+
+    Parameters
+    ----------
+    n_workers:
+        A fixed number of workers. Default: adaptive, from none to as many as there are cores.
+    threads_per_worker:
+        Threads of each worker. Default 1.
+    memory_limit:
+        Memory of each worker, such as ``"2 GB"``; "auto" (default): its share of the machine; None: no limit.
+    scheduler_port, host, dashboard_address:
+        Where the scheduler listens. Defaults: any free port, this machine only, Dask's usual port 8787.
+    resources, gpus, preload, environment, workers_per_job, local_directory, worker_arguments, death_timeout:
+        As of ``PoolOptions``.
+    name, security, journal, asynchronous, loop, quiet:
+        As of ``Cluster``.
+
+    Raises
+    ------
+    ConfigError
+        If something was asked for that cannot be; before anything is started.
+
+    Examples
+    --------
+    >>> cluster = LocalCluster()  # doctest: +SKIP
+    >>> client = cluster.get_client()  # doctest: +SKIP
+    """
+
+    default_maximum_jobs = staticmethod(cores_here)
+
+    def __init__(
+        self,
+        n_workers: int | None = None,
+        threads_per_worker: int = 1,
+        memory_limit: str | int | float | None = "auto",
+        *,
+        scheduler_port: int = 0,
+        host: str = "127.0.0.1",
+        dashboard_address: str | None = ":8787",
+        **options: Any,
+    ) -> None:
+        threads = count_of("threads_per_worker", threads_per_worker, least=1)
+        memory = _share(threads) if memory_limit == "auto" else bytes_of("memory_limit", memory_limit or 0)
+        check_keys("option of LocalCluster:", options, _LOCAL_OPTIONS)
+        where = {"port": scheduler_port, "host": host, "dashboard_address": dashboard_address}
+        where["dashboard"] = dashboard_address is not None
+        self._adapts = n_workers is None
+        super().__init__(
+            options.pop("backend", "local"),
+            n_workers=n_workers,
+            threads=threads,
+            memory=memory,
+            scheduler_options={**where, **options.pop("scheduler_options", {})},
+            **options,
+        )
+
+    async def _start(self) -> None:
+        await super()._start()
+        if self._adapts and self._adaptive is None:
+            self._adaptive = Adaptive(self)
+
+
+_LOCAL_OPTIONS = (
+    *("backend", "scheduler_options", "name", "security", "journal", "asynchronous", "loop", "quiet"),
+    *("resources", "gpus", "preload", "environment", "workers_per_job", "local_directory", "worker_arguments"),
+    *("death_timeout", "maximum", "minimum"),
+)
+
+
+def _share(threads: int) -> int:
+    """A worker's share of this machine's memory, by its threads."""
+    return int(MEMORY_LIMIT * min(1.0, threads / cores_here()))
+
+
+def _security(given: Security | Mapping[str, Any] | bool | None) -> Security:
+    """Dask's TLS options from what a user may give."""
+    if given is True:
+        return Security.temporary()
+    if isinstance(given, Mapping):
+        return Security(**given)
+    if given is None or given is False:
+        return Security()
+    if isinstance(given, Security):
+        return given
+    raise ConfigError(f"security must be a distributed Security, its options or True, not {given!r}")
+
+
+def _backends(given: Any, options: Mapping[str, PoolOptions]) -> dict[str, Backend]:
+    """The backend of every pool; pools that name the same one share it."""
+    made: dict[str, Backend] = {}
+    found = {}
+    for name, each in options.items():
+        wanted = each.backend if each.backend is not None else given if given is not None else "local"
+        if isinstance(wanted, str):
+            if wanted not in made:
+                made[wanted] = load_backend(wanted)()
+            wanted = made[wanted]
+        if not isinstance(wanted, Backend):
+            raise ConfigError(f"backend must be a name or an object with submit, jobs, cancel, log, not {wanted!r}")
+        found[name] = wanted
+    return found
+
+
+def _learned(journal: str | None) -> dict[str, Startup]:
+    """Start-up latencies by pool from the end of an earlier journal."""
+    record = None
+    if journal:
+        with suppress(ConfigError):  # a journal that cannot be read teaches nothing; writing to it says why
+            record = last(journal)
+    return {name: state.startup for name, state in record.snapshot.pools.items()} if record else {}
+
+
+async def discover() -> AsyncIterator[tuple[str, type[Cluster]]]:
+    """Names and classes of the living clusters of this process, as dask-ctl asks for them."""
+    for cluster in list(_living):
+        yield cluster.name, type(cluster)
+
+
+@atexit.register
+def _close_all() -> None:
+    """Leave nothing behind when the interpreter ends."""
+    for cluster in list(_living):
+        with suppress(Exception):
+            cluster.close(timeout=20)
