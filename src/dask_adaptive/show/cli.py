@@ -86,14 +86,10 @@ def run(
 
     The script needs no change: a bare Client() in it finds the cluster. Its output and exit code are passed on.
     """
-    from dask_adaptive import registry
     from dask_adaptive.show import run as running
 
     if not module and not Path(script).is_file():
         raise ConfigError(f"there is no script {script!r}; {_near_files(script)}")
-    registry.load_backend(options["backend"])
-    if options["policy"] is not None:
-        registry.load_policy(options["policy"])
     command = [*(["-m"] if module else []), script, *arguments]
     setup = running.Setup(**options)
     sys.exit(running.run(command, setup, journal_path=journal, report_path=report, quiet=quiet))

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from dask_adaptive.controller import clock
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import ALIVE
 from dask_adaptive.show import census
@@ -154,13 +155,14 @@ def demo(output: Path, *, files: int = 1200, maximum: int | None = None) -> None
         raise ConfigError(f"no package of this Python has {files} files or fewer to read")
     output.mkdir(parents=True, exist_ok=True)
     journal = output / "journal.jsonl"
-    started_s = time.time()
+    started_s = clock()
     click.echo(f"Reading {len(sources):,} Python files of {len(_parts(sources)):,} packages, three times over.")
     setup = Setup(maximum=maximum, target_duration="1s")
     with start_cluster(setup, journal) as cluster, cluster.get_client() as client, LiveView(cluster):
         findings, twins = analyse(client, sources, lambda found: _think(cluster, found))
         _think(cluster, f"{len(twins):,} functions that occur in several packages")
-    records = rounds_of(journal, started_s)
+        ended_s = clock()
+    records = rounds_of(journal, started_s, ended_s)
     written = [write_report(records, output / f"timeline{form}", "dask adaptive demo") for form in FORMATS]
     written += [_write_findings(findings, output / "packages.csv"), _write_twins(twins, output / "twins.csv"), journal]
     for line in _table(findings[:12]):

@@ -270,7 +270,7 @@ def _lines(decisions: Sequence[Decision], total: int) -> list[tuple[str, str, st
             str(decision.number),
             f"{decision.at_s:,.1f} s",
             f"{_change(decision)} jobs",
-            textwrap.fill(decision.reason, width=135, max_lines=2, placeholder=" ..."),
+            textwrap.fill(decision.reason, width=128, max_lines=2, placeholder=" ..."),
         )
         for decision in decisions
     ]

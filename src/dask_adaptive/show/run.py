@@ -7,21 +7,27 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from distributed.utils import silence_logging_cmgr
+
 from dask_adaptive import journal
-from dask_adaptive.model import Plan, Record
+from dask_adaptive.cluster import Cluster, LocalCluster
+from dask_adaptive.config import Bounds, bytes_of, limits_of, scaling_of
+from dask_adaptive.controller import clock
+from dask_adaptive.model import Plan, Record, Shape
+from dask_adaptive.registry import load_backend, load_policy
 from dask_adaptive.show.live import LiveView
 from dask_adaptive.show.report import check_report, summary, write_report
 from dask_adaptive.show.timeline import timeline_of, work_of
 
-__all__ = ["Setup", "environment_of", "rounds_of", "run", "start_cluster"]
+__all__ = ["Setup", "check_setup", "environment_of", "rounds_of", "run", "start_cluster"]
 
 _RUNNER = Path(__file__).with_name("run_script.py")
 
@@ -70,13 +76,15 @@ def run(
     ConfigError
         Before anything is started.
     """
+    check_setup(setup)
     if report_path is not None:
         check_report(report_path)
-    started_s = time.time()
+    started_s = clock()
     with _Signals() as signals, _journal_file(journal_path) as path:
         with start_cluster(setup, path) as cluster, nullcontext() if quiet else LiveView(cluster, redraw=False):
             code = signals.call([sys.executable, str(_RUNNER), *command], environment_of(cluster))
-        records = rounds_of(path, started_s)
+            ended_s = clock()
+        records = rounds_of(path, started_s, ended_s)
         if report_path is not None and records:
             write_report(records, report_path, title=" ".join(command))
     if not quiet:
@@ -87,19 +95,29 @@ def run(
 @contextmanager
 def start_cluster(setup: Setup, journal_path: Path) -> Iterator[Any]:
     """A cluster that adapts, for as long as the ``with`` block runs."""
-    from dask_adaptive.cluster import Cluster, LocalCluster  # slow to import
-
-    options: dict[str, Any] = {"n_workers": 0, "threads_per_worker": setup.threads, "journal": journal_path}
-    if setup.memory is not None:
-        options["memory_limit"] = setup.memory
-    make = LocalCluster if setup.backend == "local" else Cluster
+    check_setup(setup)
+    options: dict[str, Any] = {"n_workers": 0, "journal": str(journal_path)}
+    if setup.backend == "local":
+        make: Callable[..., Any] = partial(LocalCluster, threads_per_worker=setup.threads, dashboard_address=":0")
+        memory = {} if setup.memory is None else {"memory_limit": setup.memory}
+    else:
+        make = partial(Cluster, setup.backend, threads=setup.threads)
+        memory = {} if setup.memory is None else {"memory": setup.memory}
     chosen = {name: getattr(setup, name) for name in ("maximum", "policy", "target_duration")}
-    adapt = {name: value for name, value in chosen.items() if value is not None}
-    if make is Cluster:
-        options["backend"] = setup.backend
-    with make(**options) as cluster:
-        cluster.adapt(minimum=setup.minimum, **adapt)
+    with silence_logging_cmgr("WARNING"), make(**memory, **options) as cluster:
+        cluster.adapt(minimum=setup.minimum, **{name: value for name, value in chosen.items() if value is not None})
         yield cluster
+
+
+def check_setup(setup: Setup) -> None:
+    """Raise ``ConfigError`` for what cannot be, before anything is started."""
+    load_backend(setup.backend)
+    if setup.policy is not None:
+        load_policy(setup.policy)
+    limits_of(Bounds(minimum=setup.minimum, maximum=setup.maximum), Shape(threads=setup.threads), None)
+    scaling_of(target_duration=setup.target_duration)
+    if setup.memory is not None:
+        bytes_of("memory", setup.memory)
 
 
 def environment_of(cluster: Any) -> Mapping[str, str]:
@@ -107,16 +125,16 @@ def environment_of(cluster: Any) -> Mapping[str, str]:
     return {**os.environ, "DASK_SCHEDULER_ADDRESS": cluster.scheduler_address}
 
 
-def rounds_of(path: Path, started_s: float) -> list[Record]:
-    """The rounds since ``started_s`` in the journal of a run that has just ended, and one more for its end.
+def rounds_of(path: Path, started_s: float, ended_s: float) -> list[Record]:
+    """The rounds since ``started_s`` in a journal, and one more for the end of the run.
 
     A journal leaves out rounds in which nothing changed: what stood in the last one stood until the end.
     """
     if not path.exists():
         return []
     records = [record for record in journal.read(path) if record.at_s >= started_s]
-    if records and records[-1].at_s < time.time():
-        records.append(replace(records[-1], at_s=time.time(), woken="end", plan=Plan(), events=()))
+    if records and records[-1].at_s < ended_s:
+        records.append(replace(records[-1], at_s=ended_s, woken="end", plan=Plan(), events=()))
     return records
 
 
