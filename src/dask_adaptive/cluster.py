@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import atexit
 import datetime
+import logging
 import secrets
 import string
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import dask.config
 from distributed import Scheduler
@@ -19,7 +20,7 @@ from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.security import Security
 from distributed.system import MEMORY_LIMIT
-from distributed.utils import Log, Logs
+from distributed.utils import Log, Logs, silence_logging_cmgr
 
 from dask_adaptive.account import JobTable, explanation, first_worker_notice, job_table
 from dask_adaptive.actuator import Actuator
@@ -36,6 +37,7 @@ from dask_adaptive.model import Limits, Pool, Record, Startup
 from dask_adaptive.options import PoolOptions, pool_options, timeouts
 from dask_adaptive.policy.classic import Fixed
 from dask_adaptive.registry import load_backend
+from dask_adaptive.show.widget import make_widget, status_html
 
 __all__ = ["Cluster", "LocalCluster", "discover"]
 
@@ -47,6 +49,28 @@ _living: weakref.WeakSet[Cluster] = weakref.WeakSet()
 def _key() -> str:
     letters = string.ascii_lowercase
     return secrets.choice(letters) + "".join(secrets.choice(letters + string.digits) for _ in range(3))
+
+
+class _TellingStatus:
+    """Compares and reads like Dask's ``Status``; called, it gives the table of jobs."""
+
+    def __init__(self, status: Status, table: Callable[[], JobTable]) -> None:
+        self._status, self._table = status, table
+
+    def __call__(self) -> JobTable:
+        return self._table()
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._status == getattr(other, "_status", other))
+
+    def __hash__(self) -> int:
+        return hash(self._status)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._status, name)
+
+    def __repr__(self) -> str:
+        return repr(self._status)
 
 
 def _tags(key: str) -> Callable[[], str]:
@@ -83,6 +107,8 @@ class Cluster(DaskCluster):
         File that every round is written to, as JSON lines. Default: ``adaptive.journal`` of Dask's configuration.
     scheduler_options:
         Keyword arguments for ``distributed.Scheduler``.
+    silence_logs:
+        Level below which the logs of ``distributed`` are not shown while the cluster lives; False: as configured.
     asynchronous, loop, quiet:
         As in ``distributed``.
     **options:
@@ -114,6 +140,7 @@ class Cluster(DaskCluster):
         n_workers: int | None = None,
         journal: str | None = None,
         scheduler_options: Mapping[str, Any] | None = None,
+        silence_logs: int | Literal[False] = logging.WARNING,
         asynchronous: bool = False,
         loop: Any = None,
         quiet: bool = False,
@@ -133,6 +160,7 @@ class Cluster(DaskCluster):
         self._jobs: Jobs | None = None
         self._waiting_s = 0.0
         self._closing: asyncio.Task[None] | None = None
+        self._silence, self._silence_logs = ExitStack(), silence_logs
         self.scheduler_comm: Any = None
         self._adaptive: Any = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
@@ -163,6 +191,8 @@ class Cluster(DaskCluster):
     async def _start(self) -> None:
         self.status = Status.starting
         _living.add(self)
+        if self._silence_logs:
+            self._silence.enter_context(silence_logging_cmgr(level=self._silence_logs))
         try:
             self.engine = engine = await self._connect()
             self.controller = self._controlled(engine, await self._make_actuator(engine))
@@ -380,13 +410,21 @@ class Cluster(DaskCluster):
     # --- its account of itself ---
 
     @property
+    def status(self) -> Any:
+        """Dask's status of the cluster; called, ``status()``, it is the table of jobs."""
+        return _TellingStatus(self._status, self._job_table)
+
+    @status.setter
+    def status(self, status: Status) -> None:
+        self._status = Status(getattr(status, "value", status))
+
+    def _job_table(self) -> JobTable:
+        return job_table(self.controller.record if self.controller is not None else None, clock())
+
+    @property
     def records(self) -> Sequence[Record]:
         """The latest rounds, oldest first; rounds in which nothing changed are left out."""
         return tuple(self.controller.journal.records) if self.controller is not None else ()
-
-    def status_table(self) -> JobTable:
-        """The jobs: phase, the manager's reason, age, workers."""
-        return job_table(self.controller.record if self.controller is not None else None, clock())
 
     def explain(self) -> Any:
         """Why the cluster is as large as it is, what would make it grow, and which client keeps it from shrinking."""
@@ -398,6 +436,15 @@ class Cluster(DaskCluster):
             with suppress(AdaptiveError):
                 holders = [str(holding) for holding in await self.engine.holders()]
         return explanation(self.controller.record if self.controller is not None else None, holders)
+
+    def _repr_html_(self, cluster_status: str | None = None) -> str:
+        status = status_html(self.records, self.name) + (cluster_status or "")
+        return str(super()._repr_html_(cluster_status=status))
+
+    def _widget(self) -> Any:
+        if not hasattr(self, "_cached_widget"):
+            self._cached_widget = make_widget(self)
+        return self._cached_widget
 
     async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
         logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
@@ -439,6 +486,7 @@ class Cluster(DaskCluster):
             await self.scheduler_comm.close_rpc()
         if self.scheduler is not None:
             await self.scheduler.close()
+        self._silence.close()
         self.status = Status.closed
         _living.discard(self)
 
@@ -473,7 +521,7 @@ class LocalCluster(Cluster):
         Where the scheduler listens. Defaults: any free port, this machine only, Dask's usual port 8787.
     resources, gpus, preload, environment, workers_per_job, local_directory, worker_arguments, death_timeout:
         As of ``PoolOptions``.
-    name, security, journal, asynchronous, loop, quiet:
+    name, security, journal, silence_logs, asynchronous, loop, quiet:
         As of ``Cluster``.
 
     Raises
@@ -522,7 +570,7 @@ class LocalCluster(Cluster):
 
 
 _LOCAL_OPTIONS = (
-    *("backend", "scheduler_options", "name", "security", "journal", "asynchronous", "loop", "quiet"),
+    *("backend", "scheduler_options", "name", "security", "journal", "asynchronous", "loop", "quiet", "silence_logs"),
     *("resources", "gpus", "preload", "environment", "workers_per_job", "local_directory", "worker_arguments"),
     *("death_timeout", "maximum", "minimum"),
 )
