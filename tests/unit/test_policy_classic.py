@@ -25,12 +25,14 @@ from dask_adaptive.model import (
 )
 from dask_adaptive.plan import checked
 from dask_adaptive.policy.classic import Doubling, Fixed, TargetDuration
+from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import FRESH, Policy
 
 from .strategies import groups, views
 
 GB = 10**9
 QUICK = Startup(start_s=(0.0,))
+AT_ONCE = standard(TargetDuration(), 0.0)
 ALL = [Fixed(3), Doubling(), TargetDuration()]
 
 
@@ -87,14 +89,10 @@ def jobs(seen: View, policy: Policy | None = None) -> int:
 # --- the rows of the table of weaknesses ----------------------------------------------------------------------
 
 
-def test_row_11_unknown_tasks_are_expected_to_take_at_least_a_startup():
-    pods = pool(startup=Startup(start_s=(20.0,)))
-    assert 16 == jobs(view(pods, groups=(work(16, None),)))
-
-
-def test_row_11_one_long_running_task_of_an_unknown_kind_asks_for_the_others_at_once():
-    assert 2 == jobs(view(groups=(work(16, None),)))
-    assert 16 == jobs(view(pool(2, idle=0), groups=(work(16, None, running=2, oldest_s=2.5),)))
+def test_row_11_a_long_running_task_of_an_unknown_kind_tells_about_the_others_before_it_ends():
+    assert 3 == jobs(view(groups=(work(16, None),)))
+    assert 7 == jobs(view(pool(3, idle=0), groups=(work(16, None, running=3, oldest_s=1.0),)))
+    assert 16 == jobs(view(pool(3, idle=0), groups=(work(16, None, running=3, oldest_s=2.5),)))
 
 
 def test_row_12_tiny_tasks_ask_for_little_as_soon_as_one_has_finished():
@@ -145,7 +143,7 @@ def test_row_18_pending_work_counts_in_the_same_way_up_and_down():
 
 def test_row_19_pinned_work_starts_nothing_and_the_busy_stay():
     pinned = work(60, 1.0, pinned=True, running=1)
-    answer = target(view(pool(3, idle=2), groups=(pinned,)))
+    answer = target(view(pool(3, idle=2), groups=(pinned,)), AT_ONCE)
     assert 1 == answer.pools["default"].jobs
     assert "60 tasks of 'f' are pinned" in answer.declined[0]
 
@@ -196,9 +194,9 @@ def test_row_24_paused_workers_are_no_capacity():
 
 def test_row_25_lightly_used_jobs_stay_until_they_are_idle():
     spread = view(pool(4, idle=0, shape=Shape(threads=4)), groups=(work(4, 100.0, running=4),))
-    answer = target(spread).pools["default"]
+    answer = target(spread, AT_ONCE).pools["default"]
     assert 4 == answer.jobs
-    assert "= 1 job of 4 threads; 4 jobs busy, which stay" in answer.reason
+    assert "= 1 job of 4 threads; 4 kept, as they are busy" in answer.reason
 
 
 def test_row_26_never_more_slots_than_tasks():
@@ -208,7 +206,7 @@ def test_row_26_never_more_slots_than_tasks():
 
 def test_row_27_a_seceded_task_keeps_its_job_and_asks_for_no_other():
     nested = Group("outer-1", "outer", ready=0, long_running=1)
-    assert 1 == jobs(view(pool(4, idle=3), groups=(nested,)))
+    assert 1 == jobs(view(pool(4, idle=3), groups=(nested,)), AT_ONCE)
 
 
 # --- sizes ----------------------------------------------------------------------------------------------------
@@ -222,13 +220,6 @@ def test_the_reason_shows_the_numbers():
     want = target(view(pool(shape=Shape(threads=2)), groups=(work(48, 0.5),))).pools["default"]
     sentence = "48 tasks ready, 24.0 s of work at 0.5 s each; in 5 s that takes 5 threads = 3 jobs of 2 threads"
     assert (3, sentence) == (want.jobs, want.reason)
-
-
-def test_the_target_duration_counts_from_the_request():
-    slow = pool(startup=Startup(start_s=(2.0,)))
-    assert (10, 16) == (jobs(view(groups=(work(50, 1.0),))), jobs(view(slow, groups=(work(48, 1.0),))))
-    slower = pool(startup=Startup(start_s=(100.0,)))
-    assert 20 == jobs(view(slower, groups=(work(50, 1.0),)))
 
 
 def test_nothing_is_asked_for_that_would_arrive_when_the_work_is_done():
@@ -344,8 +335,7 @@ def test_the_contract_is_kept_and_asking_twice_gives_the_same(policy, seen):
 def test_frozen_demand_makes_no_second_decision(policy, seen):
     first = jobs(seen, policy)
     one = seen.pools[0]
-    assume(first > one.size)
-    grown = {**one.phases, Phase.QUEUED: one.phases.get(Phase.QUEUED, 0) + first - one.size}
+    grown = {**one.phases, Phase.QUEUED: one.phases.get(Phase.QUEUED, 0) + max(0, first - one.size)}
     assert first == jobs(replace(seen, pools=(replace(one, phases=grown),)), policy)
 
 
@@ -401,7 +391,7 @@ def test_scaling_all_times_changes_nothing(seen, power):
     startup = Startup(*(tuple(s * scale for s in times) for times in (one.startup.queue_s, one.startup.start_s)))
     load = replace(seen.load, groups=tuple(scaled(group) for group in seen.load.groups))
     other = replace(seen, load=load, pools=(replace(one, startup=startup),))
-    assert jobs(seen) == jobs(other, TargetDuration(5.0 * scale, unknown_s=0.5 * scale))
+    assert jobs(seen) == jobs(other, TargetDuration(5.0 * scale, unknown_s=0.75 * scale))
 
 
 @given(seen=views())

@@ -69,8 +69,9 @@ class Patience:
     """Grow at once; shrink only after a wait, and only to the largest target of that time.
 
     The wait is the longer one of ``wait_s`` and the pool's median start-up: a job that is given up and needed again
-    costs a start-up, so keeping it idle for as long is at most twice as dear as knowing the future would be. A firm
-    target (somebody said so) is passed on at once.
+    costs a start-up, so keeping it idle for as long is at most twice as dear as knowing the future would be. Busy jobs
+    stay, however long; those that demand did not ask for during the wait go as soon as they are idle. A firm target
+    (somebody said so) is passed on at once.
 
     Parameters
     ----------
@@ -132,22 +133,18 @@ def _patient(
         left_s = since_s + wait_s - now_s
         held = f"{pool.size} kept for {left_s:.1f} s more: below for {now_s - since_s:.1f} of {number(wait_s)} s"
         return Want(pool.size, f"{want.reason}; {held}"), left_s
-    if highest >= pool.size:
-        return Want(pool.size, f"{want.reason}; {pool.size} wanted within the last {number(wait_s)} s"), _left(
-            highest_s, now_s, wait_s
-        )
+    look_s = None
     if highest > want.jobs:
-        reason = f"{want.reason}; {highest} wanted within the last {number(wait_s)} s"
-        return Want(highest, reason), _left(highest_s, now_s, wait_s)
-    return want, None
+        want = Want(highest, f"{want.reason}; {highest} wanted within the last {number(wait_s)} s")
+        look_s = max(_ROUNDING_S, highest_s + wait_s - now_s)
+    busy = pool.ready - pool.idle
+    if busy > want.jobs:
+        want = Want(busy, f"{want.reason}; {busy} kept, as they are busy")
+    return replace(want, jobs=min(want.jobs, pool.size)), look_s
 
 
 def _over(at_s: float, now_s: float, wait_s: float) -> bool:
     return now_s - at_s >= wait_s - _ROUNDING_S
-
-
-def _left(at_s: float, now_s: float, wait_s: float) -> float:
-    return max(_ROUNDING_S, at_s + wait_s - now_s)
 
 
 class Largest:

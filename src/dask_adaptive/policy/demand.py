@@ -10,7 +10,7 @@ jobs as its scarcest dimension asks for; a task that takes a GPU and one that do
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dask_adaptive.model import Group, Load, Need, PoolView, Shape
@@ -46,14 +46,13 @@ class Guess:
 class Demand:
     """What one pool is asked to serve.
 
-    ``tasks`` could run now, in ``groups`` groups; ``guessed`` of them are of a kind that never finished one.
+    ``tasks`` could run now; ``guessed`` of them are of a kind that never finished one.
     ``slots``: slots that it takes to be done in time. ``jobs`` and ``work_jobs_s``: the same, and the work, in jobs
     and seconds of a whole job of this pool, by dimension (``threads`` or the name of a resource). ``width``: jobs
     that would run all tasks at once.
     """
 
     tasks: float = 0.0
-    groups: int = 0
     guessed: float = 0.0
     work_s: float = 0.0
     slots: float = 0.0
@@ -99,9 +98,7 @@ def whole(jobs: Mapping[str, float]) -> int:
     return math.ceil(max(jobs.values(), default=0.0) - _EPSILON)
 
 
-def demands(
-    load: Load, pools: Sequence[PoolView], *, within_s: Mapping[str, float], unknown_s: Mapping[str, float]
-) -> Demands:
+def demands(load: Load, pools: Sequence[PoolView], *, within_s: float, unknown_s: float) -> Demands:
     """Assign the work that could run now to the pools that may serve it.
 
     A group goes to the cheapest capable pool (then the first given) that is not broken; what is beyond a pool's
@@ -115,28 +112,30 @@ def demands(
     pools:
         The pools in the order of preference.
     within_s:
-        By pool: seconds in which the pending work should be done.
+        Seconds in which the pending work should be done.
     unknown_s:
-        By pool: run time of a task of a kind that never finished one, at least.
+        Run time of a task of a kind that never finished one, at least.
     """
     ordered = sorted(pools, key=lambda view: view.pool.price)
-    drafts = {view.pool.name: _Draft(view, within_s[view.pool.name], unknown_s[view.pool.name]) for view in pools}
+    drafts = {view.pool.name: _Draft(view) for view in pools}
     impossible: list[str] = []
     declined: list[str] = []
-    choices: list[tuple[Group, list[_Draft]]] = []
+    parts: list[tuple[_Part, list[_Draft]]] = []
     for group in load.groups:
         if not group.ready:
             continue
-        able = _able(ordered, group.need)
+        able = [drafts[view.pool.name] for view in ordered if view.pool.shape.slots(group.need) > 0]
         if group.pinned:
             declined.append(_pinned(group))
         elif able:
-            choices.append((group, [drafts[view.pool.name] for view in able]))
+            expected = guess(group, unknown_s)
+            slots, work_s = expected.slots(group.ready, within_s), expected.work_s(group.ready)
+            parts.append((_Part(group.need, group.ready, 0 if expected.known else group.ready, slots, work_s), able))
         elif group.unrunnable or not load.foreign.workers:
             impossible.append(_impossible(group, pools))
     foreign = float(load.foreign.threads)
-    for group, able_drafts in sorted(choices, key=lambda choice: len(choice[1])):
-        foreign = _assign(group, able_drafts, foreign)
+    for part, able in sorted(parts, key=lambda pair: len(pair[1])):
+        foreign = _assign(part, able, foreign)
     return Demands({name: draft.demand() for name, draft in drafts.items()}, tuple(impossible), tuple(declined))
 
 
@@ -161,20 +160,30 @@ def _left_s(group: Group, unknown_s: float) -> float:
     return max(unknown_s, group.oldest_s)
 
 
-class _Draft:
-    """A demand while it is added up."""
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The tasks of a group that could run now, or a part of them."""
 
-    def __init__(self, view: PoolView, within_s: float, unknown_s: float) -> None:
+    need: Need
+    tasks: float
+    guessed: float
+    slots: float
+    work_s: float
+
+    def share(self, part: float) -> _Part:
+        """A part (0 to 1) of it."""
+        return _Part(self.need, part * self.tasks, part * self.guessed, part * self.slots, part * self.work_s)
+
+
+class _Draft:
+    """The demand of a pool while it is added up."""
+
+    def __init__(self, view: PoolView) -> None:
         self.shape = view.pool.shape
         self.broken = bool(view.broken)
-        self.within_s = within_s
-        self.unknown_s = unknown_s
         self._maximum = math.inf if view.pool.limits.maximum is None else view.pool.limits.maximum
-        self._tasks = self._guessed = self._work_s = self._slots = 0.0
-        self._groups = 0
+        self._parts: list[_Part] = []
         self._jobs: dict[str, float] = {}
-        self._width: dict[str, float] = {}
-        self._work_jobs_s: dict[str, float] = {}
 
     def room(self, need: Need) -> float:
         """Slots for such tasks until the maximum is reached."""
@@ -182,59 +191,46 @@ class _Draft:
             max(0.0, self._maximum - self._jobs.get(name, 0.0)) / share for name, share in _shares(self.shape, need)
         )
 
-    def add(self, group: Group, part: float) -> None:
-        """Take this part (0 to 1) of a group."""
-        expected = guess(group, self.unknown_s)
-        slots = part * expected.slots(group.ready, self.within_s)
-        work_s = part * expected.work_s(group.ready)
-        self._tasks += part * group.ready
-        self._guessed += 0.0 if expected.known else part * group.ready
-        self._work_s += work_s
-        self._slots += slots
-        self._groups += 1
-        for name, share in _shares(self.shape, group.need):
-            self._jobs[name] = self._jobs.get(name, 0.0) + slots * share
-            self._width[name] = self._width.get(name, 0.0) + part * group.ready * share
-            self._work_jobs_s[name] = self._work_jobs_s.get(name, 0.0) + work_s * share
+    def add(self, part: _Part) -> None:
+        self._parts.append(part)
+        for name, share in _shares(self.shape, part.need):
+            self._jobs[name] = self._jobs.get(name, 0.0) + part.slots * share
 
     def demand(self) -> Demand:
+        width: dict[str, float] = {}
+        work_jobs_s: dict[str, float] = {}
+        for part in self._parts:
+            for name, share in _shares(self.shape, part.need):
+                width[name] = width.get(name, 0.0) + part.tasks * share
+                work_jobs_s[name] = work_jobs_s.get(name, 0.0) + part.work_s * share
         return Demand(
-            tasks=self._tasks,
-            groups=self._groups,
-            guessed=self._guessed,
-            work_s=self._work_s,
-            slots=self._slots,
+            tasks=sum(part.tasks for part in self._parts),
+            guessed=sum(part.guessed for part in self._parts),
+            work_s=sum(part.work_s for part in self._parts),
+            slots=sum(part.slots for part in self._parts),
             jobs=self._jobs,
-            width=self._width,
-            work_jobs_s=self._work_jobs_s,
+            width=width,
+            work_jobs_s=work_jobs_s,
         )
 
 
-def _assign(group: Group, able: Sequence[_Draft], foreign: float) -> float:
-    """Spread a group over capable pools; return the foreign slots that are left."""
+def _assign(part: _Part, able: Sequence[_Draft], foreign: float) -> float:
+    """Spread the tasks over capable pools; return the foreign slots that are left."""
     left = 1.0
-    first = next((draft for draft in able if not draft.broken), able[0])
-    if not any(group.need.values()) and foreign > 0:
-        slots = guess(group, first.unknown_s).slots(group.ready, first.within_s)
-        taken = min(foreign, slots)
-        left -= taken / slots if slots else 1.0
+    if foreign and not any(part.need.values()):
+        taken = min(foreign, part.slots)
+        left = 1.0 - taken / part.slots if part.slots else 0.0
         foreign -= taken
     for draft in able:
-        if left <= _EPSILON:
-            return foreign
-        if not draft.broken:
-            slots = left * guess(group, draft.unknown_s).slots(group.ready, draft.within_s)
-            part = left if slots <= draft.room(group.need) else left * draft.room(group.need) / slots
-            if part > 0:
-                draft.add(group, part)
-                left -= part
+        if left > _EPSILON and not draft.broken:
+            wanted = left * part.slots
+            fits = left if wanted <= draft.room(part.need) else left * draft.room(part.need) / wanted
+            if fits:
+                draft.add(part.share(fits))
+                left -= fits
     if left > _EPSILON:
-        first.add(group, left)
+        next((draft for draft in able if not draft.broken), able[0]).add(part.share(left))
     return foreign
-
-
-def _able(pools: Iterable[PoolView], need: Need) -> list[PoolView]:
-    return [view for view in pools if view.pool.shape.slots(need) > 0]
 
 
 def _shares(shape: Shape, need: Need) -> list[tuple[str, float]]:
