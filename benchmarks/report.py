@@ -218,6 +218,8 @@ def draw(table: Sequence[Row], path: Path) -> None:
             axis.axvline(1.0, color="black", linewidth=0.8)
             axis.axvline(1.1, color="grey", linewidth=0.8, linestyle=":")
             axis.set_xscale("log")
+            axis.set_xticks((0.25, 0.5, 1, 2, 5, 10), ("0.25", "0.5", "1", "2", "5", "10"))
+            axis.minorticks_off()
             axis.set_yticks(range(len(shapes)), shapes)
             axis.invert_yaxis() if i == 0 and axis is axes[0][0] else None
             title = "response" if word == "response" else "worker-seconds"

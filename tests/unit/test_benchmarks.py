@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-
 from benchmarks.live import Bill, Case, Cell, billed_s, measure, size_over_time, starting_s
 from benchmarks.report import live_promises, rows
 from benchmarks.rivals import MAXIMUM, RIVALS
