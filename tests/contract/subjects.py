@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+from tests.fakes.memory import MemoryBackend
 
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.backend.local import Local
 from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
-from tests.fakes.memory import MemoryBackend
 
 PATIENCE_S = 60.0
 NOWHERE = Spec("tcp://127.0.0.1:9", Shape(workers=1, threads=1), death_timeout_s=300)
@@ -67,7 +67,7 @@ class Subject:
 
         async def met() -> bool:
             jobs = await self.jobs()
-            return all(id in jobs and jobs[id].state in wanted for id in ids)
+            return all(each in jobs and jobs[each].state in wanted for each in ids)
 
         await until(met)
 
@@ -101,9 +101,9 @@ class _Breaking(MemoryBackend):
 
     async def submit(self, batch: Batch) -> Sequence[JobId]:
         ids = await super().submit(batch)
-        for id in ids if batch.spec.worker_arguments else ():
-            self.logs[id] = f"Error: {batch.spec.worker_arguments[0]}"
-            self.end(self.made[id].name, exit_code=2, reason="exit code 2")
+        for each in ids if batch.spec.worker_arguments else ():
+            self.logs[each] = f"Error: {batch.spec.worker_arguments[0]}"
+            self.end(self.made[each].name, exit_code=2, reason="exit code 2")
         return ids
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.contract.subjects import Subject, batch, broken, until
 
 from dask_adaptive.backend.contracts import Backend, Pushing
 from dask_adaptive.errors import BackendError
 from dask_adaptive.model import JobId, JobState
-from tests.contract.subjects import Subject, batch, broken, until
 
 ALIVE = (JobState.QUEUED, JobState.RUNNING)
 
@@ -25,11 +25,11 @@ async def test_what_was_submitted_is_listed_exactly(subject: Subject) -> None:
     ids = await subject.backend.submit(wanted)
     await subject.states(ids, *ALIVE)
     jobs = await subject.jobs()
-    assert dict(zip(ids, wanted.names, strict=True)) == {id: job.name for id, job in jobs.items()}
+    assert dict(zip(ids, wanted.names, strict=True)) == {job.id: job.name for job in jobs.values()}
 
 
 async def test_nothing_was_submitted(subject: Subject) -> None:
-    assert [] == list(await subject.backend.jobs("mine"))
+    assert list(await subject.backend.jobs("mine")) == []
 
 
 async def test_jobs_run(subject: Subject) -> None:
@@ -39,7 +39,7 @@ async def test_jobs_run(subject: Subject) -> None:
 async def test_many_jobs_in_one_call(subject: Subject) -> None:
     wanted = batch(20)
     ids = await subject.backend.submit(wanted)
-    assert 20 == len(set(ids))
+    assert len(set(ids)) == 20
     await subject.states(ids, *ALIVE)
     await subject.backend.cancel(ids)
     await subject.states(ids, JobState.ENDED)
@@ -85,15 +85,15 @@ async def test_cancelling_what_never_was_is_no_error(subject: Subject) -> None:
 
 
 async def test_a_job_that_fails_tells_its_exit_code_and_its_log(subject: Subject) -> None:
-    (id,) = await subject.backend.submit(broken())
-    await subject.states([id], JobState.ENDED)
-    job = (await subject.jobs())[id]
-    assert (2, "exit code 2") == (job.exit_code, job.reason)
-    assert "no-such-option" in await subject.backend.log(id)
+    (failed,) = await subject.backend.submit(broken())
+    await subject.states([failed], JobState.ENDED)
+    job = (await subject.jobs())[failed]
+    assert (job.exit_code, job.reason) == (2, "exit code 2")
+    assert "no-such-option" in await subject.backend.log(failed)
 
 
 async def test_the_log_of_an_unknown_job_is_empty(subject: Subject) -> None:
-    assert "" == await subject.backend.log(JobId("no-such-job#77"))
+    assert await subject.backend.log(JobId("no-such-job#77")) == ""
 
 
 async def test_a_pushing_backend_says_at_once_that_a_job_ended(subject: Subject) -> None:
@@ -101,23 +101,23 @@ async def test_a_pushing_backend_says_at_once_that_a_job_ended(subject: Subject)
         pytest.skip("does not push")
     words: list[str] = []
     subject.backend.watch(words.append)
-    (id,) = await subject.backend.submit(broken())
+    (failed,) = await subject.backend.submit(broken())
     await until(lambda: any("ended" in word for word in words))
-    assert JobState.ENDED is (await subject.jobs())[id].state
+    assert JobState.ENDED is (await subject.jobs())[failed].state
 
 
 async def test_nothing_is_left_after_close(subject: Subject) -> None:
     await subject.states(await subject.backend.submit(batch(3)), JobState.RUNNING)
     assert subject.left()
     await subject.backend.aclose()
-    assert [] == list(subject.left())
+    assert list(subject.left()) == []
 
 
 async def test_closing_twice_is_harmless(subject: Subject) -> None:
     await subject.backend.submit(batch(1))
     await subject.backend.aclose()
     await subject.backend.aclose()
-    assert [] == list(subject.left())
+    assert list(subject.left()) == []
 
 
 async def test_no_submit_after_close(subject: Subject) -> None:

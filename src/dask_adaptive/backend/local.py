@@ -126,22 +126,16 @@ class Local:
         config = _config(batch.spec)
         environment = self._worker_environment(config, batch.spec)
         wanted = await self._wanted(batch, helper.directory, _terminate_bytes(config, batch.spec))
-        message = {
-            "op": "start",
-            "environment": environment,
-            "path": _path(),
-            "directory": str(_here()),
-            "jobs": wanted,
-        }
+        made = {job["number"]: self._submitted[job["number"]] for job in wanted}
+        world = {"environment": environment, "path": _path(), "directory": str(_here())}
         try:
-            answer = await helper.call(message, self.timeout_s)
+            answer = await helper.call({"op": "start", **world, "jobs": wanted}, self.timeout_s)
         except Unavailable:
-            self._forget(job["number"] for job in wanted)
+            self._forget(made)
             raise
-        ids = [self._submitted[job["number"]].job.id for job in wanted if str(job["number"]) in answer["groups"]]
-        if not ids and batch.count:
+        if answer["error"] and not any(answer["groups"].values()):
             raise NoCapacity(f"no process could be started: {answer['error']}")
-        return ids
+        return [kept.job.id for number, kept in made.items() if answer["groups"][str(number)]]
 
     async def jobs(self, cluster: str) -> Sequence[Job]:
         """Every job of the cluster that this object started; ended ones for an hour, the newest thousand of them."""
@@ -150,12 +144,18 @@ class Local:
 
     async def cancel(self, ids: Collection[JobId]) -> None:
         """SIGTERM to the process groups, SIGKILL after ``grace_s``."""
-        known = [self._kept[each] for each in ids if each in self._kept]
-        alive = [kept for kept in known if kept.job.state is not JobState.ENDED]
-        if not alive or self._helper is None:
-            return
-        with contextlib.suppress(Unavailable):  # a helper that is gone has taken its jobs with it
-            await self._helper.say({"op": "cancel", "numbers": [_number(kept.job.id) for kept in alive]})
+        wanted = set(ids)
+        numbers = [
+            number
+            for number, kept in self._submitted.items()
+            if kept.job.id in wanted and kept.job.state is JobState.RUNNING and kept.group
+        ]
+        if numbers and self._helper is not None:
+            with contextlib.suppress(Unavailable):  # a helper that is gone has taken its jobs with it
+                await self._helper.say({"op": "cancel", "numbers": numbers})
+        for number in numbers:
+            if number in self._submitted:
+                self._change(number, JobState.ENDING, "cancelled")
 
     async def log(self, id: JobId) -> str:
         """The newest ``log_bytes`` of what the job printed."""
@@ -210,11 +210,11 @@ class Local:
             raise Rejected(f"there is no Python interpreter {self._python!r}")
         wanted = []
         for name, devices in zip(batch.names, await self._devices(batch), strict=False):
+            workers = [_worker(spec, name, i, python, devices) for i in range(spec.shape.workers)]
             number = next(self._numbers)
             log = directory / f"{name}.{number}.log"
             job = Job(JobId(f"{name}#{number}"), name, JobState.RUNNING)
             self._submitted[number] = Kept(batch.cluster, job, log, devices)
-            workers = [_worker(spec, name, i, python, devices) for i in range(spec.shape.workers)]
             limits = {"memory_bytes": spec.shape.memory_bytes, "limit_bytes": limit_bytes}
             wanted.append({"number": number, "log": str(log), "workers": workers, **limits})
         return wanted
@@ -255,15 +255,15 @@ class Local:
 
     def _change(self, number: int, state: JobState, reason: str, exit_code: int | None = None) -> None:
         kept = self._submitted[number]
-        kept.job = replace(kept.job, state=state, reason=reason, exit_code=exit_code)
+        before, kept.job = kept.job, replace(kept.job, state=state, reason=reason, exit_code=exit_code)
         if state is JobState.ENDED:
             kept.ended_s = time.monotonic()
             del self._submitted[number]
-        for wake in self._wakes:
+        for wake in self._wakes if kept.job != before else ():
             wake(f"{kept.job.name} {state.value}: {reason}")
 
     def _forget(self, numbers: Iterable[int]) -> None:
-        for number in list(numbers):
+        for number in numbers:
             if number in self._submitted and not self._submitted[number].group:
                 del self._submitted[number]
 
@@ -272,6 +272,7 @@ class Local:
         if self._helper is helper:
             self._helper = None
         left = [number for number, kept in self._submitted.items() if kept.group]
+        self._forget(list(self._submitted))
         for number in left:
             self._change(number, JobState.ENDING, "its helper process died")
         if left:
@@ -294,10 +295,6 @@ class Local:
 
 
 # --- the parts without state --------------------------------------------------------------------------------------
-
-
-def _number(id: JobId) -> int:
-    return int(id.rpartition("#")[2])
 
 
 def _worker(spec: Spec, job: str, index: int, python: str | None, devices: tuple[str, ...]) -> dict[str, Any]:

@@ -1,0 +1,435 @@
+"""The local backend with real schedulers, real workers, and everything that can happen to a process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import dask.config
+import psutil
+import pytest
+from distributed import Client, Scheduler
+from tests.contract.subjects import MARK, NOWHERE, batch, broken, marked, until
+
+from dask_adaptive.backend.local import Local
+from dask_adaptive.errors import ConfigError, NoCapacity, Rejected
+from dask_adaptive.model import Job, JobId, JobState, Shape, Spec
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@dataclass
+class World:
+    """A scheduler, a client, and a way to start workers for it."""
+
+    scheduler: Scheduler
+    client: Client
+    backend: Local
+    mark: str
+
+    async def start(self, count: int = 1, **spec: Any) -> list[JobId]:
+        """Submit jobs and wait until all their workers are registered."""
+        wanted = Spec(self.scheduler.address, **spec)
+        before = len(self.scheduler.workers)
+        ids = list(await self.backend.submit(batch(count, spec=wanted)))
+        await until(lambda: len(self.scheduler.workers) == before + len(ids) * wanted.shape.workers)
+        return ids
+
+    async def job(self, job_id: JobId) -> Job:
+        return next(job for job in await self.backend.jobs("mine") if job.id == job_id)
+
+    async def ended(self, job_id: JobId) -> Job:
+        async def met() -> bool:
+            return (await self.job(job_id)).state is JobState.ENDED
+
+        await until(met)
+        return await self.job(job_id)
+
+    async def ask(self, function: Callable[[], Any]) -> list[Any]:
+        """Run a function on every worker."""
+        return list((await self.client.run(function)).values())
+
+
+async def world_of(**arguments: Any) -> AsyncIterator[World]:
+    async with (
+        Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0") as scheduler,
+        Client(scheduler.address, asynchronous=True) as client,
+    ):
+        mark = uuid.uuid4().hex
+        backend = Local(environment={MARK: mark}, **arguments)
+        try:
+            yield World(scheduler, client, backend, mark)
+        finally:
+            await backend.aclose()
+
+
+@pytest.fixture(params=["fork", "exec"])
+async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
+    async for made in world_of(start=request.param, directory=str(tmp_path / "logs"), log_bytes=10_000, grace_s=2):
+        yield made
+
+
+@pytest.fixture
+async def forked(tmp_path: Path) -> AsyncIterator[World]:
+    async for made in world_of(directory=str(tmp_path / "logs"), log_bytes=10_000, grace_s=2, gpus=4):
+        yield made
+
+
+# --- what a worker is ---------------------------------------------------------------------------------------------
+
+
+async def test_workers_are_what_the_shape_says_and_run_tasks(world: World) -> None:
+    shape = Shape(workers=2, threads=3, memory_bytes=4_000_000_000, resources={"FOO": 2.0})
+    (job_id,) = await world.start(shape=shape)
+    name = (await world.job(job_id)).name
+    workers = world.scheduler.workers.values()
+    assert {f"{name}-0-0", f"{name}-1-0"} == {worker.name for worker in workers}
+    assert {(3, 4_000_000_000)} == {(worker.nthreads, worker.memory_limit) for worker in workers}
+    assert [worker.resources for worker in workers] == [{"FOO": 2.0}] * 2
+    assert await world.client.submit(lambda: 6 * 7) == 42
+
+
+async def test_a_worker_finds_the_modules_and_files_of_its_owner(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside_the_script.py").write_text("def answer(): return 'found'\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    await world.start()
+    assert [str(tmp_path)] == await world.ask(os.getcwd)
+    answer = __import__("beside_the_script").answer
+    assert await world.client.submit(answer) == "found"
+
+
+async def test_environment_configuration_and_preload_arrive(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("FROM_OWNER", "set after the import")
+    preload = tmp_path / "early.py"
+    preload.write_text("import os\nos.environ['PRELOADED'] = 'yes'\n")
+    with dask.config.set({"testing.word": "from the owner", "scheduler": "dask.distributed"}):
+        text = dask.config.serialize(dask.config.config)
+    await world.start(environment={"FROM_SPEC": "1"}, preload=(str(preload),), dask_config=text)
+    names = ("FROM_SPEC", "FROM_OWNER", "PRELOADED", "OMP_NUM_THREADS")
+
+    def look() -> list[Any]:
+        import dask
+
+        return [*[os.environ.get(name) for name in names], dask.config.get("testing.word", None)]
+
+    assert await world.ask(look) == [["1", "set after the import", "yes", "1", "from the owner"]]
+    assert await world.ask(lambda: dask.config.get("scheduler", None)) == [None]
+
+
+@LINUX
+async def test_a_worker_holds_nothing_of_the_helper(world: World) -> None:
+    await world.start(count=2)
+
+    for links, session, default in await world.ask(_links):
+        assert [link for link in links if str(world.backend.directory) in link] == []
+        assert "/dev/null" in links
+        assert os.getsid(0) != session, "ctrl-C in the terminal would reach the worker"
+        assert default
+
+
+def _links() -> tuple[list[str], int, bool]:
+    links = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # the descriptor of the listing itself
+            links.append(str(entry.readlink()))
+    return links, os.getsid(0), signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL
+
+
+async def test_random_numbers_differ_between_workers(forked: World) -> None:
+    await forked.start(count=3)
+
+    def draw() -> tuple[float, float]:
+        import numpy as np
+
+        return random.random(), float(np.random.random())
+
+    drawn = await forked.ask(draw)
+    assert len({ours for ours, _ in drawn}) == 3
+    assert len({numpys for _, numpys in drawn}) == 3
+
+
+async def test_every_worker_has_its_own_gpus_and_gives_them_back(forked: World) -> None:
+    shape = Shape(workers=2)
+    ids = await forked.start(count=1, shape=shape, gpus=1)
+    more = await forked.backend.submit(batch(5, spec=Spec(forked.scheduler.address, shape, gpus=1)))
+    assert len(more) == 1, "two more GPUs are free: one job of the five"
+    await until(lambda: len(forked.scheduler.workers) == 4)
+    devices = await forked.ask(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
+    assert sorted(devices) == ["0", "1", "2", "3"]
+    assert [worker.resources["GPU"] for worker in forked.scheduler.workers.values()] == [1.0] * 4
+    with pytest.raises(NoCapacity):
+        await forked.backend.submit(batch(1, spec=replace(NOWHERE, gpus=1)))
+    with pytest.raises(Rejected, match="takes 5 GPUs"):
+        await forked.backend.submit(batch(1, spec=replace(NOWHERE, gpus=5)))
+    await forked.backend.cancel(ids)
+    await forked.ended(ids[0])
+    assert len(await forked.backend.submit(batch(1, spec=replace(NOWHERE, gpus=2)))) == 1
+
+
+# --- how it ends --------------------------------------------------------------------------------------------------
+
+
+async def test_a_worker_beyond_its_memory_is_killed_and_the_reason_says_so(world: World) -> None:
+    (job_id,) = await world.start(shape=Shape(memory_bytes=400_000_000))
+
+    def grow() -> None:
+        import time
+
+        kept = []
+        while True:
+            kept.append(os.urandom(10_000_000))
+            time.sleep(0.001)
+
+    growing = world.client.submit(grow)
+    job = await world.ended(job_id)
+    del growing
+    assert job.exit_code == -signal.SIGKILL
+    assert job.reason.startswith("used ")
+    assert job.reason.endswith(" of its limit of 400 MB")
+
+
+async def test_a_killed_worker_is_told_of_at_once(forked: World) -> None:
+    (job_id,) = await forked.start()
+    words: list[str] = []
+    forked.backend.watch(words.append)
+    (pid,) = await forked.ask(os.getpid)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: any("ended" in word for word in words))
+    job = await forked.job(job_id)
+    assert (job.exit_code, job.reason) == (-9, "killed by signal 9 (SIGKILL)")
+
+
+async def test_a_job_of_which_one_worker_died_runs_on_and_says_so(forked: World) -> None:
+    (job_id,) = await forked.start(shape=Shape(workers=2))
+    pid, other = await forked.ask(os.getpid)
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: len(forked.scheduler.workers) == 1)
+    await until(lambda: not psutil.pid_exists(pid))
+    assert (await forked.job(job_id)).reason == "a worker ended: killed by signal 9 (SIGKILL)"
+    assert [other] == await forked.ask(os.getpid)
+    await forked.backend.cancel([job_id])
+    assert (await forked.ended(job_id)).exit_code == -9
+
+
+async def test_workers_that_exit_by_themselves_are_a_completed_job(forked: World) -> None:
+    (job_id,) = await forked.start(shape=Shape(workers=2))
+    await forked.scheduler.retire_workers(list(forked.scheduler.workers), close_workers=True)
+    job = await forked.ended(job_id)
+    assert (job.exit_code, job.reason) == (0, "exit code 0")
+
+
+async def test_what_does_not_listen_to_sigterm_is_killed_after_the_grace(world: World) -> None:
+    (job_id,) = await world.start()
+    (pid,) = await world.ask(os.getpid)
+    os.kill(pid, signal.SIGSTOP)
+    await world.backend.cancel([job_id])
+    await until(lambda: not psutil.pid_exists(pid))
+    assert (await world.ended(job_id)).exit_code == -signal.SIGKILL
+
+
+async def test_processes_that_tasks_started_end_with_their_job(world: World) -> None:
+    (job_id,) = await world.start()
+
+    def start_child() -> int:
+        code = (
+            "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(600)"
+        )
+        child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        return child.pid
+
+    (child,) = await world.ask(start_child)
+    await world.backend.cancel([job_id])
+    assert JobState.ENDING is (await world.job(job_id)).state
+    await world.ended(job_id)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+async def test_a_chatty_worker_neither_blocks_nor_fills_the_disk(world: World) -> None:
+    (job_id,) = await world.start()
+
+    def chat() -> None:
+        for number in range(100_000):
+            print("x" * 50, number)  # noqa: T201
+        sys.stdout.flush()
+
+    await world.client.run(chat)
+
+    async def met() -> bool:
+        return "99999" in await world.backend.log(job_id)
+
+    await until(met)
+    assert world.backend.directory is not None
+    assert sum(path.stat().st_size for path in world.backend.directory.glob(f"{job_id.partition('#')[0]}*")) <= 20_000
+    assert 0 < len(await world.backend.log(job_id)) <= 10_000
+
+
+async def test_a_preload_that_cannot_be_imported_shows_in_the_log(world: World) -> None:
+    spec = replace(NOWHERE, preload=("no_such_module_anywhere",))
+    (job_id,) = await world.backend.submit(batch(1, spec=spec))
+    job = await world.ended(job_id)
+    assert job.exit_code
+    assert f"exit code {job.exit_code}" == job.reason
+    assert "no_such_module_anywhere" in await world.backend.log(job_id)
+
+
+async def test_a_missing_interpreter_is_rejected() -> None:
+    backend = Local(python="/no/such/python")
+    with pytest.raises(Rejected, match="/no/such/python"):
+        await backend.submit(batch(1))
+    await backend.aclose()
+
+
+async def test_an_interpreter_that_cannot_run_is_a_failed_job(tmp_path: Path) -> None:
+    fake = tmp_path / "python"
+    fake.write_text("not a program")
+    fake.chmod(0o755)
+    backend = Local(python=str(fake))
+    (job_id,) = await backend.submit(batch(1))
+
+    async def met() -> bool:
+        return [job.state for job in await backend.jobs("mine")] == [JobState.ENDED]
+
+    await until(met)
+    assert (await backend.jobs("mine"))[0].exit_code == 1
+    assert "Exec format error" in await backend.log(job_id)
+    await backend.aclose()
+
+
+async def test_no_more_processes_than_the_system_allows(tmp_path: Path) -> None:
+    backend = Local(start="exec", directory=str(tmp_path), grace_s=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (30, hard))
+    try:
+        await backend.start()  # the helper inherits the limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    wanted = batch(30)
+    ids = await backend.submit(wanted)
+    assert 0 < len(ids) < 30
+    assert set(ids) == {job.id for job in await backend.jobs("mine")}
+    with pytest.raises(NoCapacity, match="Too many open files"):
+        await backend.submit(batch(1))
+    await backend.aclose()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"grace_s": -1},
+        {"grace_s": float("nan")},
+        {"log_bytes": 0},
+        {"start": "spawn"},
+        {"start": "fork", "python": "p"},
+    ],
+)
+def test_arguments_that_cannot_be(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Local(**arguments)
+
+
+# --- who dies -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_killed_helper_takes_its_jobs_along_and_the_next_submit_starts_another(forked: World) -> None:
+    (job_id,) = await forked.start(shape=Shape(workers=2))
+    await forked.ask(lambda: subprocess.Popen(["sleep", "600"]).pid)
+    helper = psutil.Process((await forked.ask(os.getppid))[0])
+    assert len(marked(forked.mark)) > 4
+    helper.kill()
+    job = await forked.ended(job_id)
+    assert job.reason == "its helper process died"
+    await until(lambda: marked(forked.mark) == [])
+    await forked.start()
+
+
+OWNER = """
+    import asyncio, os, subprocess, sys, time
+    from distributed import Client, Scheduler
+    from dask_adaptive.backend.local import Local
+    from dask_adaptive.model import Batch, Shape, Spec
+
+    async def main(start, ending):
+        scheduler = await Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0")
+        backend = Local(start=start, grace_s=1)
+        spec = Spec(scheduler.address, Shape(workers=2))
+        await backend.submit(Batch("mine", "default", "aaaaaaaa", 2, spec))
+        while len(scheduler.workers) < 4:
+            await asyncio.sleep(0.02)
+        async with Client(scheduler.address, asynchronous=True) as client:
+            await client.run(lambda: subprocess.Popen(["sleep", "600"]).pid)
+            pids = set((await client.run(os.getppid)).values())
+        child = os.fork()
+        if child == 0:  # none of ours, but it keeps every file of the owner open
+            for output in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+            time.sleep(600)
+            os._exit(0)
+        print(child, *pids, backend.directory, flush=True)
+        if ending == "exit":
+            os._exit(0) if start == "exec" else sys.exit(0)
+        await asyncio.sleep(600)
+
+    asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("start", "ending"),
+    [("fork", "kill"), ("exec", "kill"), ("fork", "exit"), ("exec", "exit"), ("fork", "interrupt"), ("fork", "both")],
+)
+def test_nothing_is_left_when_the_owner_goes(tmp_path: Path, start: Literal["fork", "exec"], ending: str) -> None:
+    mark = uuid.uuid4().hex
+    script = tmp_path / "owner.py"
+    script.write_text(textwrap.dedent(OWNER))
+    owner = subprocess.Popen(
+        [sys.executable, str(script), start, ending],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, MARK: mark, "TMPDIR": str(tmp_path)},
+        text=True,
+    )
+    assert owner.stdout is not None
+    child, helper, directory = owner.stdout.readline().split()
+    try:
+        assert len(marked(mark)) > 5
+        if ending == "both":
+            os.kill(int(helper), signal.SIGSTOP)  # so that it cannot do anything about what comes
+        if ending != "exit":
+            owner.send_signal(signal.SIGINT if ending == "interrupt" else signal.SIGKILL)
+        if ending == "both":
+            os.kill(int(helper), signal.SIGKILL)
+        owner.communicate(timeout=60)
+        asyncio.run(until(lambda: [found for found in marked(mark) if not found.startswith(f"{child} ")] == []))
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+    assert ending == "both" or not Path(directory).exists()
+
+
+async def test_the_directory_is_private_and_removed_if_it_was_made_here() -> None:
+    backend = Local(start="exec")
+    await backend.start()
+    assert backend.directory is not None
+    assert backend.directory.stat().st_mode & 0o777 == 0o700
+    await backend.submit(broken())
+    await backend.aclose()
+    assert not backend.directory.exists()
