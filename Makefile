@@ -3,14 +3,23 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+# The oldest distributed that is supported: the lower bound of pyproject.toml.
+OLDEST ?= .venv-oldest
+OLDEST_DASK := 2025.11.0
 
-.PHONY: demo test check format bench docs clean
+# `test-oldest` runs what touches Dask: the tests of engine, clusters, drop-in and commands on real schedulers.
+MEETS_DASK := engine or cluster or dropin or adaptive or faults or cli
+
+.PHONY: demo test test-oldest check format bench docs clean
 
 demo: $(STAMP)  ## the main job on this machine, with its picture and table in build/demo
 	$(BIN)/dask adaptive demo --output build/demo
 
 test: $(STAMP)  ## every test; ARGS="-k name" for some
 	$(BIN)/python -m pytest $(ARGS)
+
+test-oldest: $(OLDEST)/.ready  ## the tests that meet Dask, on the oldest supported one
+	$(OLDEST)/bin/python -m pytest tests/end_to_end -k "$(MEETS_DASK)" $(ARGS)
 
 check: $(STAMP)  ## format, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -35,5 +44,12 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[all]" --group dev
 	touch $(STAMP)
 
-clean:
-	rm -rf build $(VENV)
+$(OLDEST)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(OLDEST)/bin/python -m pip install --quiet --editable ".[notebook,report]" --group test \
+		"dask==$(OLDEST_DASK)" "distributed==$(OLDEST_DASK)"
+	touch $(OLDEST)/.ready
+
+clean:  ## remove what was built and the virtual environments
+	rm -rf build $(VENV) $(OLDEST)
