@@ -1,0 +1,39 @@
+"""Real systems: a test marked ``system("slurm")`` runs where Slurm is installed, and says why it does not elsewhere.
+
+``--system slurm`` makes a missing one a failure; ``DASK_ADAPTIVE_REQUIRE_SYSTEMS=1`` (as in ``.ci/run``) all of them.
+A new system is one line in ``PROGRAMS``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+
+import pytest
+
+PROGRAMS: Mapping[str, tuple[str, ...]] = {}
+"""By the name of a system: the programs that have to be on PATH. There is none yet: batch systems come with theirs."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--system", action="append", default=[], metavar="NAME", help="fail if this system is missing")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for mark in item.iter_markers("system"):
+        name = str(mark.args[0])
+        missing = _missing(name)
+        if not missing:
+            continue
+        reason = f"system {name!r} is not installed: {missing}"
+        if os.environ.get("DASK_ADAPTIVE_REQUIRE_SYSTEMS") == "1" or name in item.config.getoption("--system"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+
+
+def _missing(name: str) -> str:
+    if name not in PROGRAMS:
+        return "tests/conftest.py does not know it"
+    absent = [program for program in PROGRAMS[name] if shutil.which(program) is None]
+    return f"no {', '.join(absent)} on PATH" if absent else ""
