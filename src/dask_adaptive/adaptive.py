@@ -26,7 +26,7 @@ from distributed.deploy.spec import SpecCluster
 from dask_adaptive.config import Bounds, check_keys, cores_here, count_of, limits_of, scaling_of, setting
 from dask_adaptive.controller import Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
-from dask_adaptive.errors import ConfigError, EngineError
+from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL, ForeignCluster
 from dask_adaptive.journal import Journal
 from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
@@ -188,24 +188,14 @@ class Adaptive:
         while getattr(self.cluster, "status", Status.running) in _NOT_YET:  # noqa: ASYNC110  it has no event to wait for
             await asyncio.sleep(0.05)
         address, connection_args = _scheduler_of(self.cluster, self._scheduler)
-        while self.state != "stopped":
-            self._engine = engine = DaskEngine(
-                address,
-                key=secrets.token_hex(4),
-                named=False,
-                worker_key=self._worker_key,
-                connection_args=connection_args,
-                clock=clock,
-            )
-            try:
-                await engine.start()
-                break
-            except EngineError as error:
-                logger.warning("adapt: %s; trying again", error)
-                await engine.aclose()
-                await asyncio.sleep(self.interval)
-        if self.state == "stopped":
-            return
+        self._engine = engine = DaskEngine(
+            address,
+            key=secrets.token_hex(4),
+            named=False,
+            worker_key=self._worker_key,
+            connection_args=connection_args,
+            clock=clock,
+        )
         actuator = ForeignCluster(
             self.cluster if self.cluster is not None else self,
             engine=engine,

@@ -147,7 +147,7 @@ class Crowd:
         if not all_running:
             running = Status.running
             stopped = [ws for ws in listed if ws.status is not running]
-            paused = len(stopped)
+            paused = sum(ws.status is Status.paused for ws in stopped)
             threads -= sum(ws.nthreads for ws in stopped)
             idle = [ws for ws in idle if ws.status is running]
         return [len(listed), threads, self._memory, used, held, busy, len(idle), paused], idle
@@ -698,9 +698,10 @@ class Inside(SchedulerPlugin):
         """The scheduler ends."""
         self.stop()
 
-    def detach(self) -> bool:
-        """Call: take everything of this engine out of the scheduler."""
-        self.stop()
+    def detach(self, token: str) -> bool:
+        """Call: take everything of this engine out of the scheduler, unless another one took over."""
+        if token == self.config["token"]:
+            self.stop()
         return True
 
     # hooks
