@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live import Case, Cell, cell_from, run_case
-from benchmarks.report import Promise, draw, live_markdown, live_promises, promises_markdown, rows
+from benchmarks.report import Promise, draw, live_markdown, live_promises, markdown_table, promises_markdown, rows
 from benchmarks.rivals import RIVALS
 from benchmarks.shapes import SHAPES
 
@@ -104,7 +104,18 @@ def decision(options: argparse.Namespace) -> tuple[str, list[Promise], Any]:
 
 
 def startup(options: argparse.Namespace) -> tuple[str, list[Promise], Any]:
-    raise NotImplementedError
+    from benchmarks import startup as part
+
+    say("[startup] ours and LocalCluster in turns")
+    found = part.measure(repeats=max(3, options.repeats))
+    median_s, ratios = found["median_s"], found["ratio"]
+    body = [
+        [str(n), f"{median_s['ours'][n]:.3f} s", f"{median_s['dask'][n]:.3f} s", f"{ratio:.1f}"]
+        for n, ratio in ratios.items()
+    ]
+    worst = min(ratios.values())
+    promise = Promise("a worker starts no slower than LocalCluster's", f"{worst:.1f} times as fast", worst >= 1)
+    return markdown_table(["workers", "ours", "LocalCluster", "times faster"], body), [promise], found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
