@@ -90,7 +90,7 @@ def test_never_above_a_limit_then_alive_again(
 
 @pytest.mark.parametrize("late_s", [0.0, 10.0, 30.0])
 async def test_a_late_list_does_not_double_the_jobs(late_s: float) -> None:
-    world = World(Fixed(12), Limits(0, 12), lag_s=LAG_S)
+    world = World(Fixed(12), Limits(0, 12), lag_s=LAG_S, queue_s=90.0)
     world.backend.late_s = late_s
     await world.rounds(120)
     assert world.most == 12
@@ -160,7 +160,7 @@ async def test_duplicates_count_and_the_younger_is_cancelled() -> None:
     first = world.backend.batches[0]
     twins = world.backend.foreign(first)
     await world.rounds(30)
-    assert set(twins) <= {id for ids in world.backend.cancels for id in ids}
+    assert set(twins) <= {each for ids in world.backend.cancels for each in ids}
     assert world.alive == 2
 
 
