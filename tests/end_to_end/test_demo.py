@@ -86,7 +86,7 @@ def test_the_demo_leaves_pictures_tables_and_a_journal_and_the_cluster_follows_t
     done = subprocess.run([*DEMO, "--output", output, "--files", "150"], capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stderr
     for name in ("timeline.png", "timeline.svg", "timeline.html", "packages.csv", "twins.csv", "journal.jsonl"):
-        assert (output / name).stat().st_size > 50, name
+        assert (output / name).stat().st_size > 10, name
         assert name in done.stdout
     report = subprocess.run(
         [sys.executable, "-m", "dask", "adaptive", "report", output / "journal.jsonl", "--json"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import io
+import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -199,12 +200,13 @@ def _stack(axes: Any, timeline: Timeline, bands: Sequence[tuple[str, str, Sequen
 
 
 def _draw_limit(axes: Any, timeline: Timeline, series: Iterable[int | None], name: str) -> None:
-    values = [float("nan") if value is None else value for value in series]
-    if not values:
+    values = [math.nan if value is None else value for value in series]
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
         return
     axes.step(timeline.at_s, values, where="post", color=_FAULT, linewidth=1.2, linestyle=(0, (5, 3)), zorder=3)
-    place = {"xy": (0.0, values[0]), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
-    axes.annotate(f"{name} {values[0]:g}", xytext=(4, 2), va="bottom", color=_FAULT, size=9, **place)
+    place = {"xy": (0.0, known[0]), "xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    axes.annotate(f"{name} {known[0]:g}", xytext=(4, 2), va="bottom", color=_FAULT, size=9, **place)
 
 
 def _draw_failures(axes: Any, timeline: Timeline) -> None:

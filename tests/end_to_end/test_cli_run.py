@@ -1,0 +1,219 @@
+"""``dask adaptive run``: a script that knows nothing of us gets a cluster, and keeps its ways."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dask_adaptive import journal as journals
+from dask_adaptive.show import run_script
+
+RUN = [sys.executable, "-W", "ignore", "-m", "dask", "adaptive", "run"]
+PATIENCE_S = 90.0
+
+
+@pytest.fixture
+def script(tmp_path):
+    """Write a script; returns its path."""
+
+    def write(text: str, name: str = "script.py") -> Path:
+        path = tmp_path / name
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    return write
+
+
+def call(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    words = [str(word) for word in command]
+    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False)
+
+
+def until(met, what: str):
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not (found := met()):
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.05)
+    return found
+
+
+# --- a cluster around a script ---------------------------------------------------------------------------------
+
+
+def test_a_bare_client_finds_the_cluster_and_everything_is_passed_on(script, tmp_path):
+    path = script(
+        """
+        import sys
+        from dask.distributed import Client
+
+        client = Client()
+        print(sum(client.gather(client.map(lambda i: i * i, range(10)))), *sys.argv[1:])
+        print("to stderr", file=sys.stderr)
+        sys.exit(7)
+        """
+    )
+    report, journal = tmp_path / "out" / "run.svg", tmp_path / "run.jsonl"
+    done = call(*RUN, "--maximum", 2, "--report", report, "--journal", journal, path, "--maximum", "x", "-h")
+    assert done.returncode == 7, done.stderr
+    assert done.stdout == "285 --maximum x -h\n"
+    assert "to stderr\n" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"dask adaptive run: .*, \d+ worker-seconds, at most [12] workers?, .*; picture in .*run\.svg", last
+    )
+    assert report.stat().st_size > 1000
+    assert any(record.plan.submits for record in journals.read(journal))
+
+
+def test_quiet_leaves_only_what_the_script_says(script):
+    done = call(*RUN, "--quiet", script("from distributed import Client\nprint(Client().submit(abs, -3).result())"))
+    assert (0, "3\n", "") == (done.returncode, done.stdout, done.stderr)
+
+
+def test_work_that_never_reached_the_cluster_is_said(script):
+    done = call(*RUN, script("print('nothing to do')"))
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[-1].endswith("no task of the script reached the cluster")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "KeyboardInterrupt"), (signal.SIGTERM, 143, "")]
+)
+def test_a_signal_reaches_the_script_and_nothing_is_left(script, tmp_path, number, code, said):
+    path = script(
+        f"""
+        import pathlib, time
+        from dask.distributed import Client
+
+        client = Client()
+        running = client.submit(time.sleep, 1000)
+        client.wait_for_workers(1)
+        pathlib.Path({str(tmp_path / "ready")!r}).touch()
+        running.result()
+        """
+    )
+    log = tmp_path / "stderr"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([*RUN, str(path)], stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
+    try:
+        until((tmp_path / "ready").exists, "a worker serves the script")
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 2, "the script and a worker"
+        process.send_signal(number)
+        assert code == process.wait(PATIENCE_S), log.read_text()
+        _, left = psutil.wait_procs(family, PATIENCE_S)
+        assert left == []
+    finally:
+        if process.poll() is None:
+            process.kill()
+    assert said in log.read_text()
+    assert "worker-seconds" in log.read_text()
+
+
+# --- hints -----------------------------------------------------------------------------------------------------
+
+
+def beside(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the script as ``dask adaptive run`` does, without the cluster."""
+    command = [sys.executable, run_script.__file__, str(script), *arguments]
+    env = {**os.environ, **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=env, check=False)
+
+
+def test_a_cluster_of_its_own_is_told_once(script):
+    path = script(
+        """
+        from dask.distributed import Client, LocalCluster
+
+        for _ in range(2):
+            with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+                print(type(cluster).__name__)
+        """
+    )
+    done = beside(path)
+    assert (0, "LocalCluster\nLocalCluster\n") == (done.returncode, done.stdout)
+    assert done.stderr.count("makes its own LocalCluster") == 1
+    assert "write Client() instead" in done.stderr
+
+
+def test_computing_without_a_client_is_told_once(script):
+    path = script("import dask\nfor _ in range(2): print(dask.delayed(abs)(-4).compute())")
+    done = beside(path)
+    assert (0, "4\n4\n") == (done.returncode, done.stdout)
+    assert done.stderr.count("computes without a client") == 1
+
+
+def test_a_client_with_options_is_told_what_to_change(script):
+    done = beside(
+        script("from distributed import Client\nClient(n_workers=4)"), DASK_SCHEDULER_ADDRESS="tcp://127.0.0.1:1"
+    )
+    assert done.returncode == 1
+    assert "ValueError: Unexpected keyword arguments" in done.stderr
+    assert "found by Client() without any" in done.stderr.splitlines()[-1]
+
+
+def test_a_script_that_uses_the_cluster_is_told_nothing(script):
+    path = script(
+        """
+        import dask
+        from distributed import Client, Scheduler
+        if __name__ == "__main__":
+            import asyncio
+
+            async def main():
+                async with Scheduler(port=0, dashboard=False) as s, Client(s.address, asynchronous=True): pass
+
+            asyncio.run(main())
+        """
+    )
+    done = beside(path)
+    assert done.returncode == 0
+    assert "dask adaptive run" not in done.stderr
+
+
+# --- as python does --------------------------------------------------------------------------------------------
+
+SCRIPTS = {
+    "names": "import sys; print(__name__, __file__, sys.argv, sys.path[0], __spec__, __doc__)",
+    "no future of ours": "def f(x: undefined): pass",
+    "raises": "def f():\n    raise KeyError('x')\nf()",
+    "cause": "try:\n    1 / 0\nexcept Exception as e:\n    raise OSError('y') from e",
+    "syntax": "def f(:\n",
+    "exit with words": "import sys; sys.exit('that is all')",
+    "exit with nothing": "raise SystemExit",
+    "at exit": "import atexit\ntext = 'still here'\natexit.register(lambda: print(text))",
+    "pickles": "import pickle\nclass A: pass\nprint(type(pickle.loads(pickle.dumps(A()))) is A)",
+    "main": "import __main__\nx = 3\nprint(__main__.x)",
+    "beside": "import other; print(other.x)",
+    "spawn": "import multiprocessing as mp\ndef f(x): return x + 1\n"
+    "if __name__ == '__main__':\n    with mp.get_context('spawn').Pool(1) as p: print(p.map(f, [1]))",
+    "excepthook": "import sys\nsys.excepthook = lambda *a: print('mine', a[0].__name__)\n1 / 0",
+    "settings before dask": "import os\nos.environ['DASK_SCHEDULER_ADDRESS'] = 'x://y'\n"
+    "import dask.config\nprint(dask.config.get('scheduler-address'))",
+}
+
+
+@pytest.mark.parametrize("text", SCRIPTS.values(), ids=list(SCRIPTS))
+def test_a_script_runs_as_under_python_itself(script, text):
+    path = script(text)
+    script("x = 5", "other.py")
+    expected = call(sys.executable, path)
+    actual = beside(path)
+    assert (expected.returncode, expected.stdout, expected.stderr) == (actual.returncode, actual.stdout, actual.stderr)
+
+
+def test_a_module_runs_as_under_python_itself(script):
+    path = script("import sys; print(__name__, sys.argv[1:], sys.path[0]); sys.exit(4)", "mod.py")
+    expected = call(sys.executable, "-m", "mod", "a", cwd=path.parent)
+    actual = call(sys.executable, run_script.__file__, "-m", "mod", "a", cwd=path.parent)
+    assert expected.returncode == 4
+    assert (expected.returncode, expected.stdout, expected.stderr) == (actual.returncode, actual.stdout, actual.stderr)
