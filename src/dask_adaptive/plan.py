@@ -131,10 +131,10 @@ def checked(target: Target, view: View) -> Target:
 
 
 def _counts(lives: Mapping[str, Life]) -> dict[str, dict[Phase, int]]:
-    counts: dict[str, dict[Phase, int]] = {}
-    for (pool, phase), number in Counter([(life.pool, id(life.phase)) for life in lives.values()]).items():
-        counts.setdefault(pool, {})[_PHASES[phase]] = number
-    return counts
+    phases: dict[str, list[int]] = {}
+    for life in lives.values():
+        phases.setdefault(life.pool, []).append(id(life.phase))
+    return {pool: {_PHASES[key]: number for key, number in Counter(keys).items()} for pool, keys in phases.items()}
 
 
 def _room(state: PoolState, missing: int, alive: int, at_s: float) -> tuple[int, str]:

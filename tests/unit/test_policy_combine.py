@@ -110,11 +110,11 @@ def test_looking_more_often_changes_nothing():
 def test_asks_to_be_asked_again_when_the_wait_is_over():
     policy = Patience(Says(1), 3.0)
     target, past = policy.decide(seen(0, 8), FRESH)
-    assert target.look_again_s == pytest.approx(3.0)
+    assert pytest.approx(3.0) == target.look_again_s
     later = policy.decide(seen(target.look_again_s, 8), past)[0]
     assert Want(1, "said 1") == later.pools["default"]
     sooner = Patience(Says(1, look_again_s=0.5), 3.0).decide(seen(0, 8), FRESH)[0]
-    assert sooner.look_again_s == pytest.approx(0.5)
+    assert pytest.approx(0.5) == sooner.look_again_s
 
 
 def test_a_restart_that_takes_long_is_worth_a_longer_wait():
