@@ -57,22 +57,25 @@ class PoolSetup:
 
 @dataclass(slots=True)
 class _Health:
-    """Failures of a pool in a row, and until when it rests."""
+    """Batches of a pool that failed since the last success, and until when the pool rests."""
 
-    failures: int = 0
+    failed: set[str] = field(default_factory=set)
     reason: str = ""
     retry_s: float = 0.0
 
-    def fail(self, reason: str, now_s: float, rest_s: float | None = None) -> None:
-        self.failures += 1
+    def fail(self, tag: str, reason: str, now_s: float, rest_s: float | None = None) -> None:
+        """One more batch failed; more jobs of the same batch do not count again."""
         self.reason = reason
-        self.retry_s = now_s + (min(300.0, 2.0 ** (self.failures - 1)) if rest_s is None else rest_s)
+        if tag not in self.failed:
+            self.failed.add(tag)
+            self.retry_s = now_s + (min(300.0, 2.0 ** (len(self.failed) - 1)) if rest_s is None else rest_s)
 
     def word(self, now_s: float, trying: bool) -> str:
-        times = f"{self.failures} failure{'s' if self.failures > 1 else ''} in a row; the last: {self.reason}"
+        count = len(self.failed)
+        times = f"{count} failure{'s' if count > 1 else ''} in a row; the last: {self.reason}"
         if now_s < self.retry_s:
-            return f"{times}; next try in {self.retry_s - now_s:.0f} s"
-        if self.failures >= BROKEN_AFTER and trying:
+            return times
+        if count >= BROKEN_AFTER and trying:
             return f"{times}; waiting for one job to serve before more are asked for"
         return ""
 
@@ -171,7 +174,7 @@ class Jobs:
     def _state(self, setup: PoolSetup, now_s: float) -> PoolState:
         name, lane, health = setup.pool.name, self._lanes[id(setup.backend)], self._health[setup.pool.name]
         broken = ""
-        if health.failures:
+        if health.failed:
             waiting = (Phase.WANTED, Phase.SUBMITTED, Phase.QUEUED, Phase.STARTING)
             trying = any(life.pool == name and life.phase in waiting for life in self._lives.values())
             broken = health.word(now_s, trying)
@@ -210,7 +213,7 @@ class Jobs:
         elif life.phase is Phase.FAILED and was.phase is not Phase.WANTED:
             self._failed(life, now_s)
         elif life.phase is Phase.ENDING and life.told and not life.served and was.phase is Phase.STARTING:
-            self._health[life.pool].fail(life.reason, now_s)
+            self._health[life.pool].fail(_tag(life), life.reason, now_s)
 
     def _learn(self, life: Life) -> None:
         self._health[life.pool] = _Health()
@@ -223,7 +226,7 @@ class Jobs:
 
     def _failed(self, life: Life, now_s: float) -> None:
         if not life.served:
-            self._health[life.pool].fail(f"job {life.name}: {life.reason}", now_s)
+            self._health[life.pool].fail(_tag(life), f"job {life.name}: {life.reason}", now_s)
         self._events.append(f"job {life.name} failed: {life.reason}")
         if life.id is not None:
             log = self.setups[life.pool].backend.log(life.id)
@@ -255,7 +258,7 @@ class Jobs:
         setup, health = self.setups[submit.pool], self._health[submit.pool]
         if submit.pool in self._submitting:
             return
-        count = 1 if health.failures >= BROKEN_AFTER else submit.count
+        count = 1 if len(health.failed) >= BROKEN_AFTER else submit.count
         batch = Batch(self.cluster, submit.pool, self._tag(), count, setup.spec)
         self._pool_of_tag[batch.tag] = submit.pool
         self._submitting.add(submit.pool)
@@ -276,7 +279,7 @@ class Jobs:
             for life, job_id in zip(mine, outcome, strict=False):
                 self._put(lives.accepted(life, job_id, now_s), now_s)
             if len(outcome) < batch.count:
-                self._refuse(mine[len(outcome) :], batch.pool, "the manager took only a part of the batch", None, now_s)
+                self._refuse(batch, mine[len(outcome) :], "the manager took only a part of the batch", None, now_s)
             return
         reason = f"submit of {batch.count} to pool {batch.pool} failed: {outcome}"
         self._events.append(reason)
@@ -284,15 +287,15 @@ class Jobs:
             deadline_s = now_s + self.setups[batch.pool].timeouts.unknown_s + lane.backend.lag_s
             for life in mine:
                 self._put(lives.unsure(life, reason, deadline_s, now_s), now_s)
-            self._health[batch.pool].fail(str(outcome), now_s)
+            self._health[batch.pool].fail(batch.tag, str(outcome), now_s)
             return
         rest_s = outcome.retry_after_s if isinstance(outcome, Throttled) else None
-        self._refuse(mine, batch.pool, str(outcome), 60.0 if isinstance(outcome, Rejected) else rest_s, now_s)
+        self._refuse(batch, mine, str(outcome), 60.0 if isinstance(outcome, Rejected) else rest_s, now_s)
 
-    def _refuse(self, mine: Sequence[Life], pool: str, reason: str, rest_s: float | None, now_s: float) -> None:
+    def _refuse(self, batch: Batch, mine: Sequence[Life], reason: str, rest_s: float | None, now_s: float) -> None:
         for life in mine:
             self._put(lives.refused(life, reason, now_s), now_s)
-        self._health[pool].fail(reason, now_s, rest_s)
+        self._health[batch.pool].fail(batch.tag, reason, now_s, rest_s)
 
     def _retire(self, retires: Sequence[Retire], now_s: float) -> None:
         for busy in (False, True):
@@ -431,3 +434,7 @@ class Jobs:
         if not self._operations.has_news:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(news.wait(), at_most_s)
+
+
+def _tag(life: Life) -> str:
+    return life.name.partition(".")[0]

@@ -178,6 +178,16 @@ async def test_a_pool_that_fails_again_and_again_rests_with_its_reason() -> None
     assert world.alive == 3
 
 
+async def test_twelve_jobs_of_one_batch_that_fail_together_are_one_failure() -> None:
+    world = World(Fixed(12), Limits(), queue_s=float("inf"))
+    await world.rounds(3)
+    for name in world.backend.alive():
+        world.backend.end(name, 1, "node lost")
+    world.backend.queue_s = 0.0
+    await world.rounds(10)
+    assert world.alive == 12
+
+
 async def test_a_job_whose_workers_never_register_is_replaced() -> None:
     world = World(Fixed(1), Limits(0, 1))
     world.engine.mute = {"tag00000.0"}
