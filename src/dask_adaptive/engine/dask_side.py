@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import re
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -121,6 +122,7 @@ class DaskEngine:
             "prefix": key,
             "worker_key": None,
             "silent_s": float(silent_s),
+            "token": uuid.uuid4().hex,
         }
         self._connection_args = dict(connection_args or {})
         self._timeout_s = timeout_s
@@ -200,7 +202,7 @@ class DaskEngine:
         if self._rpc is not None:
             if self._attached:
                 with suppress(EngineError):
-                    await self._call(f"{self.name}-detach", min(self._timeout_s, 5.0))
+                    await self._call(f"{self.name}-detach", min(self._timeout_s, 5.0), token=self._config["token"])
             await self._rpc.close_rpc()
 
     # --- calls ---

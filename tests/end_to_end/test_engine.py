@@ -1,0 +1,660 @@
+"""The engine against real schedulers and workers, in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import dask
+import pytest
+from distributed import Client, Scheduler, Worker, secede
+from distributed.core import Status
+
+from dask_adaptive.engine import DaskEngine
+from dask_adaptive.errors import EngineError
+from dask_adaptive.model import Group, Load, worker_name
+
+RUNS: Counter[Any] = Counter()
+GATES: dict[str, threading.Event] = {}
+LIMIT_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    RUNS.clear()
+    GATES.clear()
+    yield
+    for gate in GATES.values():
+        gate.set()
+
+
+async def until(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
+    """Wait for a condition (plain, or a coroutine function); its value."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        value = condition()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, "the condition never came true"
+        await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def scheduler(**options: Any):
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0", **options) as s:
+        yield s
+
+
+def worker(s: Scheduler, name: str = worker_name("abcdtest.0", 0), **options: Any) -> Worker:
+    return Worker(s.address, name=name, nthreads=options.pop("nthreads", 1), dashboard=False, **options)
+
+
+def client(s: Scheduler) -> Any:
+    return Client(s.address, asynchronous=True)
+
+
+@asynccontextmanager
+async def engine(s: Scheduler, key: str = "abcd", **options: Any):
+    one = DaskEngine(s.address, key=key, **options)
+    try:
+        yield one
+    finally:
+        await one.aclose()
+
+
+def group(load: Load, name: str, **wanted: Any) -> Group:
+    found = [g for g in load.groups if g.name == name and all(getattr(g, k) == v for k, v in wanted.items())]
+    assert len(found) == 1, load.groups
+    return found[0]
+
+
+def gate(name: str) -> threading.Event:
+    return GATES.setdefault(name, threading.Event())
+
+
+def count(x: Any) -> Any:
+    RUNS[x] += 1
+    return x
+
+
+def slow_count(x: Any) -> Any:
+    RUNS[x] += 1
+    time.sleep(0.02)
+    return x
+
+
+def hold(name: str, x: Any = None) -> Any:
+    RUNS[name] += 1
+    gate(name).wait(LIMIT_S)
+    return x
+
+
+def hold_seceded(name: str) -> None:
+    secede()
+    hold(name)
+
+
+def add(*values: Any) -> int:
+    return len(values)
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def increment(self) -> int:
+        self.n += 1
+        return self.n
+
+
+# --- look ------------------------------------------------------------------------------------------------------
+
+
+async def test_an_empty_scheduler_has_no_load():
+    async with scheduler() as s, engine(s) as one:
+        load = await one.look()
+        assert () == load.groups
+        assert {} == load.members
+        assert 0 == load.foreign.workers
+        assert "" == one.notice
+
+
+async def test_groups_tell_what_is_ready_waiting_and_who_waits_for_whom():
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        first = c.map(count, range(8), key="first")
+        second = c.submit(add, *first, key="second-1")
+        load = await until_load(one, lambda load: any(g.waiting for g in load.groups))
+        assert (8, 0, 0) == (group(load, "first").ready, group(load, "first").running, group(load, "first").done)
+        assert (0, 1) == (group(load, "second").ready, group(load, "second").waiting)
+        assert ("first",) == group(load, "second").after
+        async with worker(s):
+            assert 8 == await second
+            load = await one.look()
+            assert (0, 8) == (group(load, "first").ready, group(load, "first").done)
+            assert group(load, "first").held_bytes > 0
+
+
+async def until_load(one: DaskEngine, good: Callable[[Load], Any]) -> Load:
+    async def look() -> Any:
+        load = await one.look()
+        return load if good(load) else None
+
+    return await until(look)
+
+
+async def test_needs_and_pins_are_counted_apart():
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        await one.look()
+        futures = [
+            *c.map(count, range(3), key="work"),
+            *c.map(count, range(10, 15), key=[f"work-{i}" for i in range(10, 15)], resources={"GPU": 1}),
+            c.submit(count, 20, key="work-20", workers=["127.0.0.1:9"]),
+            c.submit(count, 21, key="work-21", workers=["127.0.0.1:9"], allow_other_workers=True),
+        ]
+        load = await until_load(one, lambda load: sum(g.ready for g in load.groups) == 10)
+        assert 5 == group(load, "work", need={"GPU": 1.0}).ready
+        assert 5 == group(load, "work", need={"GPU": 1.0}).unrunnable
+        assert 1 == group(load, "work", pinned=True).ready
+        assert 4 == group(load, "work", need={}, pinned=False).ready
+        async with worker(s, resources={"GPU": 2}):
+            load = await until_load(one, lambda load: not any(g.ready for g in load.groups if g.need))
+            assert 1 == group(load, "work", pinned=True).ready
+            assert dict.fromkeys(range(10, 15), 1) == {x: n for x, n in RUNS.items() if x in range(10, 15)}
+            assert any("needs" in name for name in s.plugins)
+            await c.cancel(futures)
+            await until(lambda: not s.tasks)
+            assert not any("needs" in name for name in s.plugins)
+
+
+async def test_needs_of_tasks_that_were_there_before_us():
+    async with scheduler() as s, client(s) as c:
+        futures = c.map(count, range(4), resources={"GPU": 1}, key="old")
+        await until(lambda: len(s.tasks) == 4)
+        async with engine(s) as one:
+            load = await one.look()
+            assert 4 == group(load, "old", need={"GPU": 1.0}).ready
+            assert 1 == len(load.groups)
+        del futures
+
+
+async def test_no_hook_runs_per_task_while_nothing_has_needs():
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        await one.look()
+        futures = c.map(count, range(4))
+        await until(lambda: len(s.tasks) == 4)
+        ours = [plugin for name, plugin in s.plugins.items() if name.startswith("dask-adaptive")]
+        assert 1 == len(ours)
+        assert "transition" not in vars(type(ours[0]))
+        del futures
+
+
+async def test_a_straggler_does_not_change_what_others_of_its_kind_are_expected_to_take():
+    async with scheduler() as s, engine(s) as one, worker(s, nthreads=2), client(s) as c:
+        await one.look()
+        quick = c.map(slow_count, range(20), key=[f"kind-{i}" for i in range(20)])
+        await c.gather(quick)
+        straggler = c.submit(hold, "straggler", key="kind-99")
+        load = await until_load(one, lambda load: any(g.running and g.oldest_s > 0.2 for g in load.groups))
+        assert 0.015 < group(load, "kind").mean_s < group(load, "kind").oldest_s
+        assert 1 == group(load, "kind").ready
+        gate("straggler").set()
+        await straggler
+
+
+async def test_seceded_tasks_are_counted_apart():
+    async with scheduler() as s, engine(s) as one, worker(s), client(s) as c:
+        future = c.submit(hold_seceded, "away", key="away-1")
+        load = await until_load(one, lambda load: any(g.long_running for g in load.groups))
+        assert (0, 1) == (group(load, "away").ready, group(load, "away").long_running)
+        assert 1 == load.pools[""].busy
+        gate("away").set()
+        await future
+
+
+async def test_members_pools_and_foreigners():
+    async with scheduler() as s, engine(s) as one:
+        await one.declare({"abcdfast": "fast"})
+        async with (
+            worker(s, worker_name("abcdfast.0", 0), memory_limit="1 GB") as a,
+            worker(s, worker_name("abcdfast.0", 1), memory_limit="1 GB") as b,
+            worker(s, worker_name("abcdslow.3", 0), nthreads=4) as c,
+            worker(s, "alice") as d,
+            worker(s, worker_name("wxyzfast.0", 0)),
+        ):
+            load = await one.look()
+            found = {job: {m.address for m in members} for job, members in load.members.items()}
+            assert {"abcdfast.0": {a.address, b.address}, "abcdslow.3": {c.address}} == found
+            assert (2, 2, 2 * 10**9, 2) == capacity(load, "fast")
+            assert 4 == load.pools[""].threads
+            assert 2 == load.foreign.workers
+            assert load.members is (await one.look()).members
+            await one.declare({"abcdslow": "slow"})
+            assert 1 == (await one.look()).pools["slow"].workers
+            await d.close()
+            await until_load(one, lambda load: load.foreign.workers == 1)
+
+
+def capacity(load: Load, pool: str) -> tuple[int, int, int, int]:
+    found = load.pools[pool]
+    return found.workers, found.threads, found.memory_bytes, found.idle
+
+
+async def test_a_paused_worker_is_no_capacity():
+    async with scheduler() as s, engine(s) as one, worker(s, nthreads=3) as a, worker(s, worker_name("abcdtest.1", 0)):
+        a.monitor.get_process_memory = lambda: 2**50
+        load = await until_load(one, lambda load: load.pools[""].paused)
+        assert (1, 1, 1) == (load.pools[""].paused, load.pools[""].threads, load.pools[""].idle)
+        assert ["abcdtest.1"] == [job.name for job in load.idle]
+
+
+async def test_a_job_is_idle_when_all_its_workers_are():
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        async with worker(s, worker_name("abcdtest.0", 0)) as a, worker(s, worker_name("abcdtest.0", 1)):
+            since = {job.name: job.since_s for job in (await one.look()).idle}
+            assert ["abcdtest.0"] == list(since)
+            future = c.submit(hold, "x", workers=[a.address])
+            await until_load(one, lambda load: not load.idle)
+            gate("x").set()
+            await future
+            load = await until_load(one, lambda load: load.idle)
+            assert load.idle[0].since_s > since["abcdtest.0"]
+            assert load.idle[0].held_bytes == load.idle[0].only_bytes > 0
+
+
+async def test_copies_on_other_jobs_are_not_the_only_ones():
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        async with worker(s), worker(s, worker_name("abcdtest.1", 0)):
+            data = await c.scatter({"x": b"0" * 10_000}, broadcast=True)
+            load = await until_load(one, lambda load: load.replicated_bytes)
+            assert 10_000 <= load.replicated_bytes < 11_000
+            assert {"abcdtest.0": 0, "abcdtest.1": 0} == {job.name: job.only_bytes for job in load.idle}
+            assert all(job.held_bytes >= 10_000 for job in load.idle)
+            del data
+
+
+async def test_on_somebody_elses_cluster_every_worker_is_a_job():
+    async with scheduler() as s, engine(s, named=False) as one, worker(s, "alice") as a, worker(s, 7) as b:
+        load = await one.look()
+        assert {a.address: "alice", b.address: "7"} == {job: m[0].name for job, m in load.members.items()}
+        assert 2 == load.pools["default"].workers
+        assert 0 == load.foreign.workers
+        await one.declare_jobs({"alice": "host-1", "7": "host-1"})
+        assert ["host-1"] == list((await one.look()).members)
+
+
+async def test_a_worker_key_of_the_user_names_the_jobs():
+    one_host = {"named": False, "worker_key": lambda ws: ws.host}
+    async with scheduler() as s, engine(s, **one_host) as one, worker(s, "a"), worker(s, "b"):
+        load = await one.look()
+        assert {"127.0.0.1": 2} == {job: len(members) for job, members in load.members.items()}
+
+
+# --- pushes ----------------------------------------------------------------------------------------------------
+
+
+async def test_words_come_without_a_look():
+    words: list[str] = []
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        one.watch(words.append)
+        await one.start()
+        future = c.submit(count, 1)
+        await until(lambda: "graph" in words)
+        assert 1 == words.count("graph")
+        await until(lambda: "demand" in words)
+        async with worker(s):
+            await until(lambda: "worker joined" in words)
+            await future
+            await until(lambda: "quiet" in words)
+        await until(lambda: "worker left" in words)
+
+
+async def test_the_next_stage_is_a_demand():
+    words: list[str] = []
+    async with scheduler() as s, engine(s) as one, worker(s), client(s) as c:
+        one.watch(words.append)
+        await one.start()
+        root = c.submit(hold, "root", key="root")
+        stage = [c.submit(add, root, i, key=f"stage-{i}") for i in range(20)]
+        await until(lambda: RUNS["root"])
+        await until_load(one, lambda load: any(g.waiting == 20 for g in load.groups))
+        words.clear()
+        more = c.map(hold, ["more"] * 20, key=[f"more-{i}" for i in range(20)], priority=-10)
+        await until(lambda: "demand" in words)
+        gate("more").set()
+        gate("root").set()
+        await c.gather([*stage, *more])
+
+
+async def test_workers_are_told_to_a_cluster():
+    seen: list[Any] = []
+    async with scheduler() as s, worker(s, "early") as early:
+        async with engine(s, on_worker=lambda op, message: seen.append((op, message))) as one:
+            await one.start()
+            assert [("add", [early.address])] == [(op, list(message["workers"])) for op, message in seen]
+            async with worker(s, "late", nthreads=3) as late:
+                await until(lambda: len(seen) == 2)
+                info = seen[1][1]["workers"][late.address]
+                assert ("late", 3) == (info["name"], info["nthreads"])
+                assert "metrics" not in info
+                assert {early.address, late.address} == set((await one.identity())["workers"])
+            await until(lambda: ("remove", late.address) in seen)
+
+
+async def test_a_scatter_on_no_workers_wakes_and_counts():
+    words: list[str] = []
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        one.watch(words.append)
+        await one.start()
+        waiting = asyncio.ensure_future(c.scatter({"x": 1}, timeout=LIMIT_S))
+        await until(lambda: "client waits" in words)
+        assert 1 == (await one.look()).waiting_clients
+        async with worker(s):
+            assert 1 == await (await waiting)["x"]
+            assert 0 == (await one.look()).waiting_clients
+
+
+# --- drain -----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def two_workers(**options: Any):
+    async with scheduler(**options) as s, engine(s) as one, client(s) as c:
+        async with worker(s) as a, worker(s, worker_name("abcdtest.1", 0)) as b:
+            yield s, one, c, a, b
+
+
+async def test_an_idle_job_leaves_its_data_behind():
+    async with two_workers() as (s, one, c, a, b):
+        data = await c.scatter(list(range(5)), workers=[a.address])
+        results = c.map(count, range(10), workers=[a.address])
+        await c.gather(results)
+        assert {"abcdtest.0": ""} == await one.drain({"abcdtest.0": [a.address]}, LIMIT_S)
+        assert [b.address] == list(s.workers)
+        assert list(range(5)) == await c.gather(data)
+        assert list(range(10)) == await c.gather(results)
+        assert dict.fromkeys(range(10), 1) == dict(RUNS)
+        await until(lambda: a.status == Status.closed)
+
+
+async def test_a_busy_job_is_refused_when_it_should_be_idle():
+    async with two_workers() as (s, one, c, a, b):
+        future = c.submit(hold, "x", workers=[a.address])
+        await until(lambda: RUNS["x"])
+        refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S)
+        assert "busy" in refusals["abcdtest.0"]
+        assert {a.address, b.address} == set(s.workers)
+        gate("x").set()
+        await future
+        assert 1 == RUNS["x"]
+
+
+async def test_a_busy_job_ends_its_work_and_gives_the_rest_away():
+    with dask.config.set({"distributed.scheduler.worker-saturation": float("inf")}):
+        async with scheduler() as s, engine(s) as one, client(s) as c, worker(s) as a:
+            futures = c.map(slow_count, range(16))
+            await until(lambda: s.workers and len(s.workers[a.address].processing) > 8)
+            async with worker(s, worker_name("abcdtest.1", 0)) as b:
+                assert {"abcdtest.0": ""} == await one.drain({"abcdtest.0": [a.address]}, LIMIT_S, busy=True)
+                assert [b.address] == list(s.workers)
+                assert list(range(16)) == await c.gather(futures)
+                assert dict.fromkeys(range(16), 1) == dict(RUNS)
+
+
+async def test_work_that_does_not_end_keeps_the_job():
+    async with two_workers() as (s, one, c, a, _b):
+        future = c.submit(hold, "x", workers=[a.address])
+        await until(lambda: RUNS["x"])
+        refusals = await one.drain({"abcdtest.0": [a.address]}, 0.3, busy=True)
+        assert "did not end in time" in refusals["abcdtest.0"]
+        await until(lambda: s.workers[a.address].status == Status.running)
+        gate("x").set()
+        assert 5 == await c.submit(count, 5, workers=[a.address])
+        await future
+        assert 1 == RUNS["x"]
+        assert not s.extensions["amm"].policies & {p for p in s.extensions["amm"].policies if "Retire" in repr(p)}
+
+
+async def test_pinned_tasks_that_wait_keep_the_job():
+    async with two_workers() as (s, one, c, a, _b):
+        futures = [c.submit(hold, "x", i, workers=[a.address]) for i in range(3)]
+        await until(lambda: RUNS["x"] and len(s.workers[a.address].processing) == 3)
+        refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S, busy=True)
+        assert "no other worker may run" in refusals["abcdtest.0"]
+        gate("x").set()
+        assert [0, 1, 2] == await c.gather(futures)
+        assert 3 == RUNS["x"]
+
+
+async def test_an_actor_keeps_its_job():
+    async with two_workers() as (_s, one, c, a, _b):
+        actor = await c.submit(Counting, actor=True, workers=[a.address])
+        for busy in (False, True):
+            refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S, busy=busy)
+            assert "actor" in refusals["abcdtest.0"]
+        assert "abcdtest.0" not in {job.name for job in (await one.look()).idle}
+        assert 1 == await actor.increment()
+
+
+async def test_a_seceded_task_keeps_its_job():
+    async with two_workers() as (s, one, c, a, _b):
+        future = c.submit(hold_seceded, "x", workers=[a.address])
+        await until(lambda: s.workers[a.address].long_running)
+        refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S)
+        assert "seceded" in refusals["abcdtest.0"]
+        gate("x").set()
+        await future
+        assert 1 == RUNS["x"]
+
+
+async def test_a_running_shuffle_keeps_its_workers():
+    async with two_workers() as (s, one, _c, a, b):
+
+        class Running:
+            participating_workers = frozenset({a.address})
+
+        s.plugins["shuffle"].active_shuffles["x"] = Running()
+        try:
+            refusals = await one.drain({"abcdtest.0": [a.address], "abcdtest.1": [b.address]}, LIMIT_S, busy=True)
+        finally:
+            del s.plugins["shuffle"].active_shuffles["x"]
+        assert "shuffle" in refusals["abcdtest.0"]
+        assert "" == refusals["abcdtest.1"]
+
+
+async def test_an_only_copy_stays_where_nobody_can_take_it():
+    async with scheduler() as s, engine(s) as one, client(s) as c, worker(s) as a:
+        data = await c.scatter({"x": 1})
+        refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S)
+        assert "only cop" in refusals["abcdtest.0"]
+        await until(lambda: s.workers[a.address].status == Status.running)
+        assert 1 == await data["x"]
+        assert 2 == await c.submit(lambda x: x + 1, data["x"])
+
+
+async def test_data_that_does_not_fit_elsewhere_stays():
+    async with scheduler() as s, engine(s) as one, client(s) as c, worker(s) as a:
+        data = await c.scatter({"x": b"0" * 100_000_000})
+        async with worker(s, worker_name("abcdtest.1", 0), memory_limit="50 MB"):
+            refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S)
+            assert "no room" in refusals["abcdtest.0"]
+            assert 100_000_000 == len(await data["x"])
+
+
+async def test_of_several_holders_all_but_one_go():
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        names = [worker_name(f"abcdtest.{i}", 0) for i in range(3)]
+        async with worker(s, names[0]) as a, worker(s, names[1]) as b, worker(s, names[2]) as d:
+            data = await c.scatter({"x": 1}, workers=[a.address]) | await c.scatter({"y": 2}, workers=[b.address])
+            both = await c.scatter({"z": 3}, workers=[a.address, b.address], broadcast=True)
+            jobs = {f"abcdtest.{i}": [each.address] for i, each in enumerate((a, b, d))}
+            refusals = await one.drain(jobs, LIMIT_S)
+            assert ["", ""] == sorted(refusals.values())[:2]
+            assert 1 == len(s.workers)
+            assert [1, 2, 3] == await c.gather([data["x"], data["y"], both["z"]])
+
+
+async def test_a_job_of_two_workers_goes_whole_or_not_at_all():
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        names = [worker_name("abcdtest.0", 0), worker_name("abcdtest.0", 1), worker_name("abcdtest.1", 0)]
+        async with worker(s, names[0]) as a, worker(s, names[1]) as b, worker(s, names[2]) as d:
+            future = c.submit(hold, "x", workers=[b.address])
+            await until(lambda: RUNS["x"])
+            assert "busy" in (await one.drain({"abcdtest.0": [a.address]}, LIMIT_S))["abcdtest.0"]
+            assert 3 == len(s.workers)
+            gate("x").set()
+            await future
+            assert {"abcdtest.0": ""} == await one.drain({"abcdtest.0": [a.address, b.address]}, LIMIT_S)
+            assert [d.address] == list(s.workers)
+
+
+async def test_marks_of_a_silent_controller_are_lifted():
+    async with scheduler() as s, engine(s, silent_s=0.3) as one, client(s) as c:
+        async with worker(s) as a, worker(s, worker_name("abcdtest.1", 0)):
+            future = c.submit(hold, "x", workers=[a.address])
+            await until(lambda: RUNS["x"])
+            refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S, busy=True)
+            assert "silent" in refusals["abcdtest.0"]
+            await until(lambda: s.workers[a.address].status == Status.running)
+            gate("x").set()
+            await future
+
+
+async def test_a_job_that_is_gone_already_needs_no_drain():
+    async with scheduler() as s, engine(s) as one:
+        assert {"abcdtest.0": ""} == await one.drain({"abcdtest.0": ["tcp://127.0.0.1:9"]}, 1.0)
+
+
+# --- explanations ----------------------------------------------------------------------------------------------
+
+
+async def test_holders_are_named():
+    async with scheduler() as s, engine(s) as one, client(s) as c, worker(s):
+        data = await c.scatter({f"key-{i}": i for i in range(9)})
+        (holding,) = await one.holders(keys=2)
+        assert ("abcdtest.0", c.id, 9, 2) == (holding.job, holding.client, holding.count, len(holding.keys))
+        assert holding.nbytes > 0
+        assert c.id in str(holding)
+        del data
+
+
+# --- coming and going ------------------------------------------------------------------------------------------
+
+
+async def test_nothing_stays_behind():
+    async with scheduler() as s, client(s) as c:
+        before = dict(s.handlers), set(s.plugins), set(s.periodic_callbacks)
+        async with engine(s) as one:
+            one.watch(lambda word: None)
+            await one.start()
+            future = c.submit(count, 1, resources={"GPU": 1})
+            await until(lambda: any("needs" in name for name in s.plugins))
+            assert set(s.handlers) - set(before[0])
+        assert before == (dict(s.handlers), set(s.plugins), set(s.periodic_callbacks))
+        del future
+
+
+async def test_two_engines_side_by_side():
+    async with scheduler() as s, client(s) as c, engine(s, "abcd") as one, engine(s, "wxyz") as two:
+        async with worker(s) as a, worker(s, worker_name("wxyztest.0", 0)) as b:
+            assert ["abcdtest.0"] == list((await one.look()).members)
+            assert ["wxyztest.0"] == list((await two.look()).members)
+            assert 1 == (await one.look()).foreign.workers
+            assert {"wxyztest.0": ""} == await two.drain({"wxyztest.0": [b.address]}, LIMIT_S)
+            assert [a.address] == list(s.workers)
+        await one.aclose()
+        waiting = asyncio.ensure_future(c.scatter({"x": 1}, timeout=LIMIT_S))
+        await until_load(two, lambda load: load.waiting_clients == 1)
+        async with worker(s):
+            await waiting
+
+
+async def test_a_restarted_controller_takes_over():
+    async with scheduler() as s, engine(s) as old, client(s) as c, worker(s) as a:
+        await old.declare({"abcdtest": "pool"})
+        future = c.submit(hold, "x", workers=[a.address])
+        await until(lambda: RUNS["x"])
+        draining = asyncio.ensure_future(old.drain({"abcdtest.0": [a.address]}, LIMIT_S, busy=True))
+        await until(lambda: s.workers[a.address].status == Status.closing_gracefully)
+        async with engine(s) as new:
+            load = await new.look()
+            assert ["abcdtest.0"] == list(load.members)
+            assert "went away" in (await draining)["abcdtest.0"]
+            await until(lambda: s.workers[a.address].status == Status.running)
+            await old.aclose()
+            assert "dask-adaptive-abcd" in s.plugins
+            assert 1 == len((await new.look()).members)
+            gate("x").set()
+            await future
+
+
+async def test_a_lost_scheduler_is_said_once_and_found_again():
+    words: list[str] = []
+    async with scheduler() as s:
+        port, one = s.port, DaskEngine(s.address, key="abcd", timeout_s=2.0)
+        one.watch(words.append)
+        await one.start()
+        await one.declare({"abcdtest": "pool"})
+    for _ in range(3):
+        with pytest.raises(EngineError, match="cannot be asked"):
+            await one.look()
+    assert 1 == words.count("scheduler lost")
+    async with Scheduler(host="127.0.0.1", port=port, dashboard=False, dashboard_address=":0") as s, worker(s):
+        assert 1 == (await until(lambda: looked(one))).pools["pool"].workers
+        assert 1 == words.count("scheduler found")
+        words.clear()
+        async with client(s) as c:
+
+            async def pushed() -> bool:
+                await c.submit(count, 1, pure=False)
+                return "graph" in words
+
+            await until(pushed)
+        await one.aclose()
+
+
+async def looked(one: DaskEngine) -> Load | None:
+    try:
+        return await one.look()
+    except EngineError:
+        return None
+
+
+async def test_closing_is_quiet_without_a_scheduler():
+    async with scheduler() as s:
+        one = DaskEngine(s.address, key="abcd", timeout_s=2.0)
+        await one.look()
+    await one.aclose()
+    await one.aclose()
+    with pytest.raises(EngineError, match="closed"):
+        await one.look()
+
+
+async def test_a_missing_name_is_named():
+    async with scheduler() as s, engine(s) as one:
+        lock = s.__dict__.pop("_replica_lock")
+        try:
+            with pytest.raises(EngineError, match=r"distributed \d+.*_replica_lock"):
+                await one.look()
+        finally:
+            s._replica_lock = lock
+        await one.look()
+
+
+async def test_a_restart_of_the_client_forgets_the_tasks():
+    async with scheduler() as s, engine(s) as one, client(s) as c, worker(s):
+        await one.look()
+        await c.gather(c.map(count, range(3), key="before"))
+        futures = c.map(count, range(3), resources={"GPU": 1})
+        await until_load(one, lambda load: any(g.need for g in load.groups))
+        await s.restart(client=c.id, timeout=LIMIT_S, wait_for_workers=False, stimulus_id="test")
+        load = await one.look()
+        assert () == load.groups
+        assert not any("needs" in name for name in s.plugins)
+        del futures
