@@ -20,10 +20,12 @@ from dask_adaptive.model import Limits, Shape
 
 __all__ = [
     "DEFAULTS",
+    "Amount",
     "Bounds",
     "Scaling",
     "bytes_of",
     "check_keys",
+    "cores_here",
     "count_of",
     "limits_of",
     "scaling_of",

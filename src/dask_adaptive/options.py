@@ -10,7 +10,7 @@ from dask_adaptive.config import Amount, Bounds, bytes_of, check_keys, count_of,
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Limits, Pool, Shape, Spec, Timeouts
 
-__all__ = ["PoolOptions", "pool_options"]
+__all__ = ["PoolOptions", "pool_options", "timeouts"]
 
 
 @dataclass(frozen=True)

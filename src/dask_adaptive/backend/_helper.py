@@ -20,7 +20,7 @@ import psutil
 
 from dask_adaptive.errors import Ambiguous, NoCapacity, Unavailable
 
-__all__ = ["Helper", "end_groups"]
+__all__ = ["Helper", "Message", "end_groups"]
 
 Message = dict[str, Any]
 PROGRAM = Path(__file__).with_name("_nursery.py")

@@ -741,6 +741,7 @@ class Inside(SchedulerPlugin):
         return Status.dont_reply
 
     def tell(self, word: str, news: list[Any] | None = None) -> None:
+        """Push a word (and what a worker did) to everybody who listens, many in one message."""
         if not self.listeners:
             return
         self._words[word] = None

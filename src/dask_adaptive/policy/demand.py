@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from dask_adaptive.model import Group, Load, Need, PoolView, Shape
 
-__all__ = ["Demand", "Demands", "Guess", "demands", "gap_s", "guess", "number", "whole"]
+__all__ = ["THREADS", "Demand", "Demands", "Guess", "demands", "gap_s", "guess", "number", "whole"]
 
 THREADS = "threads"
 _EPSILON = 1e-9
