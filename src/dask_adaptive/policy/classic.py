@@ -241,7 +241,7 @@ def _count(amount: int, noun: str) -> str:
 
 
 def _tasks(demand: Demand) -> str:
-    return _count(round(demand.tasks), "task") if demand.tasks else "no task"
+    return _count(math.ceil(demand.tasks - 1e-9), "task") if demand.tasks else "no task"
 
 
 def _bytes(amount: float) -> str:

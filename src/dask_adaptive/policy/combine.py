@@ -157,7 +157,9 @@ class Largest:
 
     def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """The largest; of equal ones the first. Firm only where all of them are."""
-        pasts: Sequence[Past] = past.get("inner") or [FRESH] * len(self.policies)
+        pasts: Sequence[Past] = past.get("inner", ())
+        if len(pasts) != len(self.policies):
+            pasts = [FRESH] * len(self.policies)
         answers = [policy.decide(view, inner) for policy, inner in zip(self.policies, pasts, strict=True)]
         targets = [target for target, _ in answers]
         wants = {}
