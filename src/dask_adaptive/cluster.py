@@ -518,7 +518,8 @@ class LocalCluster(Cluster):
     memory_limit:
         Memory of each worker, such as ``"2 GB"``; "auto" (default): its share of the machine; None: no limit.
     scheduler_port, host, dashboard_address:
-        Where the scheduler listens. Defaults: any free port, this machine only, Dask's usual port 8787.
+        Where the scheduler listens. Defaults: any free port, this machine only, Dask's usual port 8787; None: no
+        dashboard.
     resources, gpus, preload, environment, workers_per_job, local_directory, worker_arguments, death_timeout:
         As of ``PoolOptions``.
     name, security, journal, silence_logs, asynchronous, loop, quiet:
@@ -551,8 +552,9 @@ class LocalCluster(Cluster):
         threads = count_of("threads_per_worker", threads_per_worker, least=1)
         memory = _share(threads) if memory_limit == "auto" else bytes_of("memory_limit", memory_limit or 0)
         check_keys("option of LocalCluster:", options, _LOCAL_OPTIONS)
-        where = {"port": scheduler_port, "host": host, "dashboard_address": dashboard_address}
-        where["dashboard"] = dashboard_address is not None
+        page = dashboard_address or ":0"
+        where = {"port": scheduler_port, "host": host, "dashboard": dashboard_address is not None}
+        where["dashboard_address"] = host + page if page.startswith(":") else page
         self._adapts = n_workers is None
         super().__init__(
             options.pop("backend", "local"),
