@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -117,6 +119,40 @@ def test_a_signal_reaches_the_script_and_nothing_is_left(script, tmp_path, numbe
             process.kill()
     assert said in log.read_text()
     assert "worker-seconds" in log.read_text()
+
+
+def test_ctrl_c_on_a_terminal_reaches_the_script_once(script):
+    path = script(
+        """
+        import time
+        try:
+            print("waiting", flush=True)
+            time.sleep(1000)
+        except KeyboardInterrupt:
+            print("first", flush=True)
+            try:
+                time.sleep(2)
+            except KeyboardInterrupt:
+                print("second", flush=True)
+        """
+    )
+    ours, theirs = pty.openpty()
+    own = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", own, *RUN, str(path)], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    said = b""
+    with suppress(OSError):  # how a terminal says that nobody writes to it any longer
+        while piece := os.read(ours, 1000):
+            said += piece
+            if b"waiting" in piece:
+                os.write(ours, b"\x03")
+    os.close(ours)
+    assert process.wait(PATIENCE_S) == 0, said.decode()
+    assert b"first" in said
+    assert b"second\r" not in said
+    assert b"worker-seconds" in said
 
 
 # --- hints -----------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ CELLS = (
     """
     adapting.children[1].value = 1
     adapting.children[2].click()
-    until(lambda: "0 of 0 to 1 jobs" in status.value)
+    until(lambda: "0 jobs; at least 0, at most 1" in status.value)
     print(said.value == "", "2 → " in status.value or "1 → 0" in status.value)
     """,
     """

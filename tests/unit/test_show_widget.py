@@ -48,7 +48,7 @@ def test_status_tells_size_work_limits_and_the_last_decision():
     assert "my cluster" in seen
     assert "2 ready" in seen
     assert "2 running, 2 ready, 0 waiting" in seen
-    assert "2 of 0 to 8 jobs" in seen
+    assert "2 jobs; at least 0, at most 8" in seen
     assert "0 → 2 jobs: 12 tasks of about 0.5 s each would keep 2 jobs busy for 3 s" in seen
 
 
@@ -70,7 +70,7 @@ def test_status_says_what_is_wrong():
         "2 failed",
         "broken: no such command",
         "timed out",
-        "no limit",
+        "without a maximum",
         "3 tasks need a GPU",
     ):
         assert sentence in seen

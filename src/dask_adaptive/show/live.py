@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 from types import TracebackType
 from typing import Any, Protocol, TextIO
 
@@ -118,10 +119,10 @@ class LiveView:
 
     def _look(self) -> None:
         seen = -1 if self._before is None else self._before.number
-        for record in tuple(self._cluster.records):
-            if record.number > seen:
-                self._show(record)
-                self._before = record
+        new = list(takewhile(lambda record: record.number > seen, reversed(tuple(self._cluster.records))))
+        for record in reversed(new):
+            self._show(record)
+            self._before = record
 
     def _show(self, record: Record) -> None:
         if self._start_s is None:

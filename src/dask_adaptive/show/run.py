@@ -15,8 +15,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from distributed.utils import silence_logging_cmgr
-
 from dask_adaptive import journal
 from dask_adaptive.cluster import Cluster, LocalCluster
 from dask_adaptive.config import Bounds, bytes_of, limits_of, scaling_of
@@ -104,7 +102,7 @@ def start_cluster(setup: Setup, journal_path: Path) -> Iterator[Any]:
         make = partial(Cluster, setup.backend, threads=setup.threads)
         memory = {} if setup.memory is None else {"memory": setup.memory}
     chosen = {name: getattr(setup, name) for name in ("maximum", "policy", "target_duration")}
-    with silence_logging_cmgr("WARNING"), make(**memory, **options) as cluster:
+    with make(**memory, **options) as cluster:
         cluster.adapt(minimum=setup.minimum, **{name: value for name, value in chosen.items() if value is not None})
         yield cluster
 

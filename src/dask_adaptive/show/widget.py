@@ -70,14 +70,14 @@ def _work(record: Record) -> str:
 
 
 def _pools(record: Record) -> list[tuple[str, str]]:
-    """Of each pool its size, its limits and what is wrong with it; a single healthy pool is only its limits."""
+    """Of each pool its size, its limits and what is wrong with it."""
     rows = []
     for name, state in record.snapshot.pools.items():
         limits = state.pool.limits
-        top = "no limit" if limits.maximum is None else f"{limits.maximum}"
+        top = "without a maximum" if limits.maximum is None else f"at most {limits.maximum}"
         size = sum(life.pool == name and life.phase in ALIVE for life in record.snapshot.lives.values())
         failed = sum(life.pool == name and life.phase is Phase.FAILED for life in record.snapshot.lives.values())
-        said = [f"{size} of {limits.minimum} to {top} jobs"]
+        said = [f"{size} job{'' if size == 1 else 's'}; at least {limits.minimum}, {top}"]
         said += [f"{failed} failed"] if failed else []
         said += [f"broken: {state.broken}"] if state.broken else []
         said += [f"job list is old: {state.stale}"] if state.stale else []
