@@ -587,6 +587,9 @@ async def test_a_restarted_controller_takes_over():
             assert ["abcdtest.0"] == list(load.members)
             assert "went away" in (await draining)["abcdtest.0"]
             await until(lambda: s.workers[a.address].status == Status.running)
+            old._attached = False  # as after a lost connection
+            with pytest.raises(EngineError, match="took over"):
+                await old.look()
             await old.aclose()
             assert "dask-adaptive-abcd" in s.plugins
             assert 1 == len((await new.look()).members)
@@ -658,3 +661,41 @@ async def test_a_restart_of_the_client_forgets_the_tasks():
         assert () == load.groups
         assert not any("needs" in name for name in s.plugins)
         del futures
+
+
+async def test_a_lost_connection_interrupts_no_drain():
+    async with two_workers() as (s, one, c, a, b):
+        future = c.submit(hold, "x", workers=[a.address], allow_other_workers=True)
+        await until(lambda: RUNS["x"])
+        draining = asyncio.ensure_future(one.drain({"abcdtest.0": [a.address]}, LIMIT_S, busy=True))
+        await until(lambda: s.workers[a.address].status == Status.closing_gracefully)
+        one._attached = False  # as after a lost connection
+        await one.look()
+        gate("x").set()
+        await future
+        assert {"abcdtest.0": ""} == await draining
+        assert [b.address] == list(s.workers)
+        assert 1 == RUNS["x"]
+
+
+async def test_everything_runs_once_while_jobs_come_and_go():
+    with dask.config.set({"distributed.scheduler.worker-saturation": float("inf")}):
+        async with scheduler() as s, engine(s) as one, client(s) as c:
+            workers = [await worker(s, worker_name(f"abcdtest.{i}", 0), nthreads=2) for i in range(4)]
+            data = await c.scatter(list(range(20)))
+            first = c.map(slow_count, range(100))
+            second = [c.submit(slow_count, 1000 + i, key=f"second-{i}") for i in range(50)]
+            total = c.submit(add, *first, *second, *data)
+            for i in range(8):
+                gone = workers.pop(0)
+                workers.append(await worker(s, worker_name(f"abcdtest.{4 + i}", 0), nthreads=2))
+                refusals = await one.drain({f"abcdtest.{i}": [gone.address]}, LIMIT_S, busy=True)
+                assert {f"abcdtest.{i}": ""} == refusals
+            assert 170 == await total
+            assert list(range(100)) == await c.gather(first)
+            assert list(range(20)) == await c.gather(data)
+            assert {1} == set(RUNS.values())
+            assert 150 == len(RUNS)
+            assert 4 == len(s.workers)
+            for each in workers:
+                await each.close()

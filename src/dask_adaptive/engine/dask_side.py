@@ -133,7 +133,7 @@ class DaskEngine:
         self._jobs: dict[str, str] = {}
         self._workers: set[str] = set()
         self._rpc: Any = None
-        self._attached = False
+        self._registered = self._attached = False
         self._attaching = asyncio.Lock()
         self._listening: asyncio.Task[None] | None = None
         self._streaming = asyncio.Event()
@@ -238,20 +238,28 @@ class DaskEngine:
         async with self._attaching:
             if self._attached:
                 return
-            same_python = self._compare(await self._call("versions", self._timeout_s))
-            if self._worker_key is not None:
-                if not same_python:
-                    raise EngineError(f"worker_key cannot be sent: {self.notice}")
-                self._config["worker_key"] = dask_pickle.dumps(self._worker_key)
-            await self._call(
-                "register_scheduler_plugin",
-                self._timeout_s,
-                plugin=parcel(self._config),
-                name=self.name,
-                idempotent=False,
-            )
+            if not await self._still_there():
+                await self._register()
             await self._call(f"{self.name}-declare", self._timeout_s, tags=dict(self._tags), jobs=dict(self._jobs))
-            self._attached = True
+            self._attached = self._registered = True
+
+    async def _still_there(self) -> bool:
+        """Whether our plug-in outlived a lost connection. Raises ``EngineError`` where it serves another engine."""
+        if not self._registered:
+            return False
+        owner = await self._call(f"{self.name}-owner", self._timeout_s)
+        if owner not in (None, self._config["token"]):
+            raise EngineError(f"another controller took over {self.name} at {self.address}")
+        return owner is not None
+
+    async def _register(self) -> None:
+        same_python = self._compare(await self._call("versions", self._timeout_s))
+        if self._worker_key is not None:
+            if not same_python:
+                raise EngineError(f"worker_key cannot be sent: {self.notice}")
+            self._config["worker_key"] = dask_pickle.dumps(self._worker_key)
+        plugin = parcel(self._config)
+        await self._call("register_scheduler_plugin", self._timeout_s, plugin=plugin, name=self.name, idempotent=False)
 
     def _compare(self, theirs: Mapping[str, Any]) -> bool:
         """Put differences between their versions and ours into ``notice``; True where Python is the same."""

@@ -89,6 +89,7 @@ TICK_MS = 50
 PUSH_S = 0.01
 SERVING = (Status.running, Status.paused)
 REPLICAS_READ = 2_000
+PAUSE = 0.8
 
 Kind = tuple[tuple[tuple[str, float], ...], bool]
 PLAIN: Kind = ((), False)
@@ -547,7 +548,8 @@ class Drain:
         only = [ts for ws in self.present() for ts in self._only_here(ws)]
         if not only:
             return
-        self._need_room(only)
+        nbytes = self._need_room(only)
+        self.inside.moving += nbytes
         amm = self.inside.amm()
         policies = [RetireWorker(ws.address) for ws in self.present()]
         for policy in policies:
@@ -563,21 +565,22 @@ class Drain:
                     raise Refused(f"no other worker takes the only copies of {len(only)} results")
                 await self._pause(max(0.01, min(0.5, len(only) / 400)), "its data did not move in time")
         finally:
+            self.inside.moving -= nbytes
             for policy in policies:
                 amm.policies.discard(policy)
 
-    def _need_room(self, only: Sequence[Any]) -> None:
-        nbytes = sum(ts.get_nbytes() for ts in only)
+    def _need_room(self, only: Sequence[Any]) -> int:
+        """Bytes of these results, if the workers that stay have room for them below their pause mark."""
+        nbytes: int = sum(ts.get_nbytes() for ts in only)
         running = list(self.scheduler.running)
-        if running and all(ws.memory_limit for ws in running):
-            free = sum(max(0.0, 0.8 * ws.memory_limit - ws.metrics.get("memory", 0)) for ws in running)
-            if nbytes <= free:
-                return
-            self.no_room = True
-            raise Refused(f"no room for its data: {nbytes} bytes, and {int(free)} free on the other workers")
+        free = sum(max(0.0, PAUSE * ws.memory_limit - ws.metrics.get("memory", 0)) for ws in running)
         if not running:
             self.no_room = True
             raise Refused(f"no other worker takes the only copies of {len(only)} results ({nbytes} bytes)")
+        if all(ws.memory_limit for ws in running) and nbytes > free - self.inside.moving:
+            self.no_room = True
+            raise Refused(f"no room for its data: {nbytes} bytes, and {int(free)} free on the other workers")
+        return nbytes
 
     # end
 
@@ -634,6 +637,7 @@ class Inside(SchedulerPlugin):
         self.marks: dict[str, str] = {}
         self.drains: set[Drain] = set()
         self.listeners: list[tuple[BatchedSend, bool]] = []
+        self.moving = 0
         self.waiting_clients = 0
         self.heard = time()
         self._amm: Any = None
@@ -669,7 +673,7 @@ class Inside(SchedulerPlugin):
         self.needs.attach()
         self.calls: dict[str, Callable[..., Any]] = {
             f"{self.name}-{call.__name__}": call
-            for call in (self.look, self.declare, self.watch, self.drain, self.holders, self.detach)
+            for call in (self.look, self.declare, self.watch, self.drain, self.holders, self.owner, self.detach)
         }
         scheduler.handlers.update(self.calls)
         self._scatter = scheduler.handlers["scatter"] = Scatter(self, scheduler.handlers["scatter"])
@@ -697,6 +701,10 @@ class Inside(SchedulerPlugin):
     async def close(self) -> None:
         """The scheduler ends."""
         self.stop()
+
+    def owner(self) -> str:
+        """Call: which engine this plug-in serves."""
+        return str(self.config["token"])
 
     def detach(self, token: str) -> bool:
         """Call: take everything of this engine out of the scheduler, unless another one took over."""
@@ -774,6 +782,8 @@ class Inside(SchedulerPlugin):
             self._backlog = waiting
             self.tell("demand")
         active = waiting + self.scheduler.total_nthreads > 0
+        if self._active and not active:
+            active = any(ws.long_running for ws in self.scheduler.workers.values())
         if self._active and not active:
             self.tell("quiet")
         self._active = active
@@ -968,14 +978,20 @@ class Inside(SchedulerPlugin):
             for drain in drains:
                 drain.mark()
             await asyncio.gather(*(drain.run() for drain in drains))
-            crowded = [drain for drain in drains if drain.no_room]
-            if len(crowded) > 1:  # together they leave nobody who takes the data; one after the other may go
-                for drain in crowded:
-                    drain.mark()
-                    await drain.run()
+            await self._again([drain for drain in drains if drain.no_room])
         finally:
             self.drains.difference_update(drains)
         return {drain.job: drain.refusal for drain in drains}
+
+    async def _again(self, crowded: list[Drain]) -> None:
+        """Together these left nobody who takes their data: the smaller half moves theirs to the larger, and so on."""
+        crowded.sort(key=lambda drain: sum(ws.nbytes for ws in drain.present()))
+        while len(crowded) > 1:
+            half = len(crowded) // 2
+            for drain in crowded[:half]:
+                drain.mark()
+            await asyncio.gather(*(drain.run() for drain in crowded[:half]))
+            crowded = crowded[half:]
 
     def amm(self) -> Any:
         """A memory manager of our own: nothing of ours can stay behind in the user's."""
