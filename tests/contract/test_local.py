@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -77,13 +78,13 @@ async def world_of(**arguments: Any) -> AsyncIterator[World]:
 
 @pytest.fixture(params=["fork", "exec"])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
-    async for made in world_of(start=request.param, directory=str(tmp_path / "logs"), log_bytes=10_000, grace_s=2):
+    async for made in world_of(start=request.param, directory=str(tmp_path / "logs"), log_bytes=10_000, grace_s=1):
         yield made
 
 
 @pytest.fixture
 async def forked(tmp_path: Path) -> AsyncIterator[World]:
-    async for made in world_of(directory=str(tmp_path / "logs"), log_bytes=10_000, grace_s=2, gpus=4):
+    async for made in world_of(directory=str(tmp_path / "logs"), log_bytes=10_000, grace_s=1, gpus=4):
         yield made
 
 
@@ -187,8 +188,8 @@ async def test_every_worker_has_its_own_gpus_and_gives_them_back(forked: World) 
 # --- how it ends --------------------------------------------------------------------------------------------------
 
 
-async def test_a_worker_beyond_its_memory_is_killed_and_the_reason_says_so(world: World) -> None:
-    (job_id,) = await world.start(shape=Shape(memory_bytes=400_000_000))
+async def test_a_worker_beyond_its_memory_is_killed_and_the_reason_says_so(forked: World) -> None:
+    (job_id,) = await forked.start(shape=Shape(memory_bytes=400_000_000))
 
     def grow() -> None:
         import time
@@ -198,8 +199,8 @@ async def test_a_worker_beyond_its_memory_is_killed_and_the_reason_says_so(world
             kept.append(os.urandom(10_000_000))
             time.sleep(0.001)
 
-    growing = world.client.submit(grow)
-    job = await world.ended(job_id)
+    growing = forked.client.submit(grow)
+    job = await forked.ended(job_id)
     del growing
     assert job.exit_code == -signal.SIGKILL
     assert job.reason.startswith("used ")
@@ -215,6 +216,22 @@ async def test_a_killed_worker_is_told_of_at_once(forked: World) -> None:
     await until(lambda: any("ended" in word for word in words))
     job = await forked.job(job_id)
     assert (job.exit_code, job.reason) == (-9, "killed by signal 9 (SIGKILL)")
+
+
+async def test_the_news_of_an_end_does_not_wait_for_a_tick(forked: World) -> None:
+    ended = asyncio.Event()
+    forked.backend.watch(lambda word: ended.set() if "ended" in word else None)
+    delays = []
+    for _ in range(5):
+        await forked.start()
+        (pid,) = await forked.ask(os.getpid)
+        ended.clear()
+        begin = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        await asyncio.wait_for(ended.wait(), 60)
+        delays.append(time.monotonic() - begin)
+        await until(lambda: not forked.scheduler.workers)
+    assert min(delays) < 0.5, "the helper looks by itself only once a second"
 
 
 async def test_a_job_of_which_one_worker_died_runs_on_and_says_so(forked: World) -> None:
@@ -236,17 +253,17 @@ async def test_workers_that_exit_by_themselves_are_a_completed_job(forked: World
     assert (job.exit_code, job.reason) == (0, "exit code 0")
 
 
-async def test_what_does_not_listen_to_sigterm_is_killed_after_the_grace(world: World) -> None:
-    (job_id,) = await world.start()
-    (pid,) = await world.ask(os.getpid)
+async def test_what_does_not_listen_to_sigterm_is_killed_after_the_grace(forked: World) -> None:
+    (job_id,) = await forked.start()
+    (pid,) = await forked.ask(os.getpid)
     os.kill(pid, signal.SIGSTOP)
-    await world.backend.cancel([job_id])
+    await forked.backend.cancel([job_id])
     await until(lambda: not psutil.pid_exists(pid))
-    assert (await world.ended(job_id)).exit_code == -signal.SIGKILL
+    assert (await forked.ended(job_id)).exit_code == -signal.SIGKILL
 
 
-async def test_processes_that_tasks_started_end_with_their_job(world: World) -> None:
-    (job_id,) = await world.start()
+async def test_processes_that_tasks_started_end_with_their_job(forked: World) -> None:
+    (job_id,) = await forked.start()
 
     def start_child() -> int:
         code = (
@@ -257,30 +274,30 @@ async def test_processes_that_tasks_started_end_with_their_job(world: World) -> 
         child.stdout.readline()
         return child.pid
 
-    (child,) = await world.ask(start_child)
-    await world.backend.cancel([job_id])
-    assert JobState.ENDING is (await world.job(job_id)).state
-    await world.ended(job_id)
+    (child,) = await forked.ask(start_child)
+    await forked.backend.cancel([job_id])
+    assert JobState.ENDING is (await forked.job(job_id)).state
+    await forked.ended(job_id)
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
 
 
-async def test_a_chatty_worker_neither_blocks_nor_fills_the_disk(world: World) -> None:
-    (job_id,) = await world.start()
+async def test_a_chatty_worker_neither_blocks_nor_fills_the_disk(forked: World) -> None:
+    (job_id,) = await forked.start()
 
     def chat() -> None:
         for number in range(100_000):
             print("x" * 50, number)  # noqa: T201
         sys.stdout.flush()
 
-    await world.client.run(chat)
+    await forked.client.run(chat)
 
     async def met() -> bool:
-        return "99999" in await world.backend.log(job_id)
+        return "99999" in await forked.backend.log(job_id)
 
     await until(met)
-    assert world.backend.directory is not None
-    assert sum(path.stat().st_size for path in world.backend.directory.glob(f"{job_id.partition('#')[0]}*")) <= 20_000
-    assert 0 < len(await world.backend.log(job_id)) <= 10_000
+    assert forked.backend.directory is not None
+    assert sum(path.stat().st_size for path in forked.backend.directory.glob(f"{job_id.partition('#')[0]}*")) <= 20_000
+    assert 0 < len(await forked.backend.log(job_id)) <= 10_000
 
 
 async def test_a_preload_that_cannot_be_imported_shows_in_the_log(world: World) -> None:

@@ -154,14 +154,13 @@ class Nursery:
         while self.jobs or not self.closing:
             for key, _ in self.selector.select(self.pause_s()):
                 key.data()
-            self.flush()
             now = time.monotonic()
             if now >= self.next_tick:
                 self.next_tick = now + TICK_S
                 self.tick()
             for job in list(self.jobs.values()):
                 self.advance(job, now)
-        self.flush()
+            self.flush()
 
     def pause_s(self) -> float:
         if any(job.kill_at is not None for job in self.jobs.values()):
