@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from distributed.cli.dask_worker import main as dask_worker
 
@@ -12,7 +14,7 @@ from dask_adaptive.model import Shape, Spec, job_of_worker
 SPEC = Spec(
     "tls://10.0.0.1:8786",
     Shape(workers=2, threads=3, memory_bytes=2_000_000_001, resources={"FOO": 2, "MEM": 12_345_678_901.0}),
-    preload=("one.py", "two"),
+    preload=("colorsys", "calendar"),
     worker_arguments=("--lifetime", "1h", "--nthreads", "9"),
     death_timeout_s=7.5,
     local_directory="/scratch/a b",
@@ -35,7 +37,7 @@ def test_dask_worker_understands_every_argument() -> None:
         "dashboard": False,
         "death_timeout": "7.5",
         "local_directory": "/scratch/a b",
-        "preload": ("one.py", "two"),
+        "preload": ("colorsys", "calendar"),
         "lifetime": "1h",
         "resources": "GPU=1.0 FOO=2.0 MEM=12345678901.0",
     }
@@ -54,7 +56,7 @@ def test_the_name_leads_back_to_the_job() -> None:
 def test_tls_files_are_options_of_their_own() -> None:
     spec = Spec("tls://h:1", tls={"tls_ca_file": "/ca.pem", "tls_cert": "/cert.pem", "tls_key": "/key.pem"})
     arguments = worker_arguments(spec, "abcdefgh.0", 0)
-    pairs = dict(zip(arguments, arguments[1:], strict=False))
+    pairs = dict(itertools.pairwise(arguments))
     expected = {"--tls-ca-file": "/ca.pem", "--tls-cert": "/cert.pem", "--tls-key": "/key.pem"}
     assert expected == {option: pairs[option] for option in expected}
 
