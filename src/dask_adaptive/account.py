@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from dask_adaptive.model import ALIVE, Phase, Record
+from dask_adaptive.model import ALIVE, Phase, PoolState, Record
 
 __all__ = ["JobRow", "JobTable", "explanation", "first_worker_notice", "job_table"]
 
@@ -87,7 +87,7 @@ def explanation(record: Record | None, holders: Sequence[str] = ()) -> str:
             lines.append(f"  Broken: {state.broken}")
         if state.stale:
             lines.append(f"  Not trusted: {state.stale}")
-        lines.append(f"  Limits: {state.pool.limits.minimum} to {_top(state.pool.limits.maximum)} jobs.")
+        lines.append(f"  {_would_grow(state, want.jobs if want else alive)}")
     lines += [f"Not done: {sentence}" for sentence in record.target.declined]
     lines += [f"Impossible: {sentence}" for sentence in record.target.impossible]
     lines += [f"Error: {record.error}"] if record.error else []
@@ -95,8 +95,14 @@ def explanation(record: Record | None, holders: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _top(maximum: int | None) -> str:
-    return "any number of" if maximum is None else str(maximum)
+def _would_grow(state: PoolState, wanted: int) -> str:
+    limits = state.pool.limits
+    if limits.maximum is None:
+        return f"Limits: {limits.minimum} jobs at least. More work that it can run would make it grow."
+    within = f"Limits: {limits.minimum} to {limits.maximum} jobs."
+    if wanted >= limits.maximum:
+        return f"{within} Only a larger maximum would make it grow."
+    return f"{within} More work that it can run would make it grow."
 
 
 def first_worker_notice(record: Record, waited_s: float) -> str:

@@ -29,7 +29,7 @@ from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.config import Bounds, bytes_of, check_keys, cores_here, count_of, limits_of, seconds_of, setting
 from dask_adaptive.controller import Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
-from dask_adaptive.errors import AdaptiveError, ConfigError
+from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
 from dask_adaptive.foreign import POOL, ForeignCluster
 from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal, last
@@ -42,6 +42,7 @@ from dask_adaptive.show.widget import make_widget, status_html
 __all__ = ["Cluster", "LocalCluster", "discover"]
 
 CLOSE_TIMEOUT_S = 60.0
+HAND_OVER_S = 30.0
 
 _living: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
@@ -474,6 +475,8 @@ class Cluster(DaskCluster):
             callback.stop()
         if self.controller is not None:
             await self.controller.stop()
+            if self._attached is not None:
+                await self._hand_over()
             for sentence in await self.controller.actuator.aclose(CLOSE_TIMEOUT_S):
                 self._log(sentence)
             self.controller.journal.close()
@@ -489,6 +492,18 @@ class Cluster(DaskCluster):
         self._silence.close()
         self.status = Status.closed
         _living.discard(self)
+
+    async def _hand_over(self) -> None:
+        """Before our workers leave a scheduler that goes on: let them finish and give their data to the others."""
+        record = self.controller.record if self.controller is not None else None
+        if self.engine is None or record is None or self._jobs is None:
+            return
+        members = record.snapshot.load.members
+        jobs = {name: [member.address for member in each] for name, each in members.items()}
+        with suppress(EngineError):
+            for name, refusal in (await self.engine.drain(jobs, HAND_OVER_S, busy=True)).items():
+                if refusal:
+                    self._log(f"job {name} ends although {refusal}")
 
     # --- identity ---
 
