@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from dask_adaptive.model import (
@@ -22,6 +23,10 @@ from dask_adaptive.model import (
     Startup,
     View,
 )
+
+# A slow machine is no failure.
+settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-machine")
 
 GB = 10**9
 

@@ -116,7 +116,7 @@ class TargetDuration:
     memory:
         Part of a worker's memory limit that results may fill, 0 to 1; default 0.6.
     unknown_s:
-        Run time of a task of an unknown kind, in seconds; default 0.75. Dask guesses 0.5; run times are skewed, and
+        Run time of a task of an unknown kind, in seconds; default 0.7. Dask guesses 0.5; run times are skewed, and
         the mean of what is usually 0.5 is larger.
 
     Notes
@@ -124,7 +124,7 @@ class TargetDuration:
     Source of the rule and its numbers: ``Scheduler.adaptive_target`` of ``distributed``.
     """
 
-    def __init__(self, target_duration_s: float = 5.0, memory: float = 0.6, unknown_s: float = 0.75) -> None:
+    def __init__(self, target_duration_s: float = 5.0, memory: float = 0.6, unknown_s: float = 0.7) -> None:
         _check_above("target_duration_s", target_duration_s, 0.0)
         _check_share("memory", memory)
         _check_above("unknown_s", unknown_s, 0.0)
