@@ -25,7 +25,7 @@ from dask_adaptive.model import (
 )
 
 # A slow machine is no failure.
-settings.register_profile("any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any-machine", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-machine")
 
 GB = 10**9

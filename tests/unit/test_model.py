@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_adaptive.model import (
@@ -42,6 +42,7 @@ def test_a_need_that_fits_exactly_fits_whatever_the_rounding():
     assert 3 == Shape(threads=8, resources={"disk": 0.3}).slots({"disk": 0.1})
 
 
+@settings(deadline=None)
 @given(minimum=st.integers(0, 9), more=st.integers(0, 9) | st.none(), jobs=st.integers(0, 30))
 def test_clipping_gives_the_nearest_size_within_the_limits(minimum, more, jobs):
     maximum = None if more is None else minimum + more
@@ -49,6 +50,7 @@ def test_clipping_gives_the_nearest_size_within_the_limits(minimum, more, jobs):
     assert min(allowed, key=lambda size: abs(size - jobs)) == Limits(minimum, maximum).clip(jobs)
 
 
+@settings(deadline=None)
 @given(index=st.integers(0, 999), attempt=st.integers(0, 99), i=st.integers(0, 99_999))
 def test_a_worker_tells_its_job(index, attempt, i):
     assert f"abcdefgh.{i}" == job_of_worker(worker_name(f"abcdefgh.{i}", index, attempt))
