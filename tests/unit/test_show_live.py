@@ -33,6 +33,12 @@ def test_a_decision_is_news_with_its_reason():
     assert news(record(1, submit=2, reason="much to do"), record(0)) == "0 jobs, 0 tasks; 0 → 2: much to do"
 
 
+def test_a_decision_names_its_pool_where_there_are_several():
+    one = record(1, submit=2, reason="much to do")
+    pools = {**one.snapshot.pools, "gpu": one.snapshot.pools["default"]}
+    assert "; default 0 → 2: much to do" in news(replace(one, snapshot=replace(one.snapshot, pools=pools)), None)
+
+
 def test_more_work_alone_is_no_news():
     assert news(record(1, groups=[work(ready=5)]), record(0)) is None
 

@@ -190,7 +190,7 @@ def report(journal: Path, output: Path | None, as_json: bool) -> None:
         click.echo(json.dumps({"totals": asdict(timeline.totals), "decisions": decisions}, indent=2))
         return
     _echo(
-        f"{decision.at_s:9.1f} s  {decision.pool}  {decision.before} → {decision.after}: {decision.reason}"
+        f"{decision.at_s:9.1f} s  {decision.pool}  {decision.sizes}: {decision.reason}"
         for decision in timeline.decisions
     )
     _echo([summary(timeline.totals), *([f"picture in {output}"] if output else [])])

@@ -51,13 +51,18 @@ def headline(record: Record) -> str:
 
 def news(record: Record, before: Record | None) -> str | None:
     """The headline with what was decided or went wrong; None where nothing of that changed since ``before``."""
-    said = [f"{decision.before} → {decision.after}: {decision.reason}" for decision in decisions_of([record])]
+    said = [_words(decision, record) for decision in decisions_of([record])]
     if record.error and (before is None or record.error != before.error):
         said.append(f"no decision: {record.error}")
     said += [f"job {name} failed{reason and f': {reason}'}" for name, reason in _failed(record, before)]
     if before is not None and not said and _sizes(record) == _sizes(before):
         return None
     return "; ".join([headline(record), *said])
+
+
+def _words(decision: Decision, record: Record) -> str:
+    pool = f"{decision.pool} " if len(record.snapshot.pools) > 1 else ""
+    return f"{pool}{decision.sizes}: {decision.reason}"
 
 
 def _sizes(record: Record) -> Counter[Phase]:
@@ -162,7 +167,7 @@ def _drawing(record: Record, decision: Decision | None) -> Any:
     table.add_row("jobs", jobs or Text("none", style="dim"))
     table.add_row("tasks", f"{work.running:,} running, {work.ready:,} ready, {work.waiting:,} waiting")
     if decision is not None:
-        table.add_row("last", Text(f"{decision.before} → {decision.after}: {decision.reason}"))
+        table.add_row("last", Text(_words(decision, record)))
     if record.error:
         table.add_row("wrong", Text(record.error, style="bold red"))
     return Panel(table, title="dask adaptive", title_align="left")

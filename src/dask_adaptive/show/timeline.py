@@ -48,6 +48,11 @@ class Decision:
         """How many jobs more; negative for fewer."""
         return self.after - self.before
 
+    @property
+    def sizes(self) -> str:
+        """``0 → 2``."""
+        return f"{self.before} → {self.after}"
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:

@@ -11,7 +11,7 @@ from typing import Any
 
 from dask_adaptive.errors import AdaptiveError
 from dask_adaptive.model import ALIVE, Phase, Record
-from dask_adaptive.show.report import BANDS
+from dask_adaptive.show.picture import BANDS
 from dask_adaptive.show.timeline import Decision, decisions_of, jobs_by_phase, work_of
 
 __all__ = ["make_widget", "status_html"]
@@ -38,7 +38,7 @@ def status_html(records: Sequence[Record], name: str = "", dashboard: str | None
         rows += [("jobs", _bar(now)), ("tasks", _work(now)), *_pools(now)]
         decision = _last_decision(records)
         if decision is not None:
-            rows.append(("last", f"{decision.before} → {decision.after} jobs: {html.escape(decision.reason)}"))
+            rows.append(("last", f"{decision.sizes} jobs: {html.escape(decision.reason)}"))
         if now.error:
             rows.append(("wrong", f"<b>{html.escape(now.error)}</b>"))
         rows += [("impossible", html.escape(sentence)) for sentence in now.target.impossible]
