@@ -442,6 +442,21 @@ def test_nothing_is_left_when_the_owner_goes(tmp_path: Path, start: Literal["for
     assert ending == "both" or not Path(directory).exists()
 
 
+async def test_no_place_for_the_logs_is_an_error_of_the_backend(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    backend = Local(directory=str(tmp_path / "file" / "logs"))
+    with pytest.raises(NoCapacity, match="Not a directory"):
+        await backend.submit(batch(1))
+    await backend.aclose()
+
+
+async def test_a_configuration_with_functions_in_it_does_no_harm(tmp_path: Path) -> None:
+    backend = Local(start="exec", directory=str(tmp_path))
+    with dask.config.set({"testing": {"function": print, "word": "kept"}}):
+        await backend.submit(broken())
+    await backend.aclose()
+
+
 async def test_the_directory_is_private_and_removed_if_it_was_made_here() -> None:
     backend = Local(start="exec")
     await backend.start()

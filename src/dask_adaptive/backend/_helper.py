@@ -14,11 +14,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
-from dask_adaptive.errors import Ambiguous, NoCapacity, Unavailable
+from dask_adaptive.errors import Ambiguous, Unavailable
 
 __all__ = ["Helper", "Message", "end_groups"]
 
@@ -41,6 +41,11 @@ class Helper:
         Called with everything that it says without being asked.
     on_lost:
         Called once, when it is gone.
+
+    Raises
+    ------
+    OSError
+        If the system has no room for another process, or no place for its messages.
     """
 
     def __init__(
@@ -58,24 +63,30 @@ class Helper:
         self._calls: dict[int, asyncio.Future[Message]] = {}
         self._numbers = itertools.count(1)
         self.alive = True
-        ours, its = socket.socketpair()
-        with its, self._complaints.open("ab") as complaints:
-            try:
-                self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-                    [sys.executable, str(PROGRAM), str(its.fileno()), json.dumps({**options, "owner": os.getpid()})],
-                    stdin=subprocess.DEVNULL,
-                    stdout=complaints,
-                    stderr=complaints,
-                    env=dict(environment),
-                    pass_fds=[its.fileno()],
-                    start_new_session=True,  # ctrl-C in the terminal is for the owner only
-                )
-            except OSError as error:
-                ours.close()
-                raise NoCapacity(f"the helper process could not be started: {error}") from error
-        self._socket = ours
+        with self._complaints.open("ab") as complaints:
+            self._socket, its = socket.socketpair()
+            with its:
+                self._process = self._run(its.fileno(), options, environment, complaints)
         self._ready = asyncio.ensure_future(self._connect())
         self._reading = asyncio.ensure_future(self._read())
+
+    def _run(
+        self, control: int, options: Mapping[str, Any], environment: Mapping[str, str], output: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(PROGRAM), str(control), json.dumps({**options, "owner": os.getpid()})]
+        try:
+            return subprocess.Popen(  # noqa: S603 - our own program, no shell
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=dict(environment),
+                pass_fds=[control],
+                start_new_session=True,  # ctrl-C in the terminal is for the owner only
+            )
+        except OSError:
+            self._socket.close()
+            raise
 
     @property
     def pid(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import subprocess
@@ -112,6 +113,7 @@ class Local:
         self._submitted: dict[int, Kept] = {}  # every job that has not ended, by its number
         self._numbers = itertools.count(1)
         self._wakes: list[Wake] = []
+        self._burial: asyncio.Task[None] | None = None
         self._closed = False
 
     # --- the contract ---
@@ -167,6 +169,8 @@ class Local:
         self._closed = True
         if self._helper is not None:
             await self._helper.aclose(2 * self.grace_s + 5)
+        if self._burial is not None:
+            await self._burial
         if self._made_directory and self.directory is not None:
             await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
@@ -180,20 +184,26 @@ class Local:
         if self._closed:
             raise Rejected("this backend is closed")
         if self._helper is None:
-            if self.directory is None:
-                self.directory = Path(tempfile.mkdtemp(prefix="dask-adaptive-"))
-            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            options = {
-                "fork": self._fork,
-                "grace_s": self.grace_s,
-                "log_bytes": self.log_bytes,
-                "path": _path(),
-                "remove": str(self.directory) if self._made_directory else "",
-            }
-            spec = Spec(scheduler="")
-            environment = self._worker_environment(_config(spec), spec)
-            self._helper = Helper(self.directory, options, environment, self._hear, self._lost)
+            try:
+                self._helper = self._new_helper()
+            except OSError as error:
+                raise NoCapacity(f"the helper process could not be started: {error}") from error
         return self._helper
+
+    def _new_helper(self) -> Helper:
+        if self.directory is None:
+            self.directory = Path(tempfile.mkdtemp(prefix="dask-adaptive-"))
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        options = {
+            "fork": self._fork,
+            "grace_s": self.grace_s,
+            "log_bytes": self.log_bytes,
+            "path": _path(),
+            "remove": str(self.directory) if self._made_directory else "",
+        }
+        spec = Spec(scheduler="")
+        environment = self._worker_environment(_config(spec), spec)
+        return Helper(self.directory, options, environment, self._hear, self._lost)
 
     def _worker_environment(self, config: Mapping[str, Any], spec: Spec) -> dict[str, str]:
         base = {**os.environ, **self._environment, "DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(config)}
@@ -205,6 +215,8 @@ class Local:
     async def _wanted(self, batch: Batch, directory: Path, limit_bytes: int) -> list[dict[str, Any]]:
         """The jobs of a start message; as many as there are GPUs for."""
         spec = batch.spec
+        if self._made_directory and not (spec.local_directory or dask.config.get("temporary-directory", None)):
+            spec = replace(spec, local_directory=str(directory))  # what a killed worker leaves goes with it
         python = None if self._fork else shutil.which(self._python)
         if python is None and not self._fork:
             raise Rejected(f"there is no Python interpreter {self._python!r}")
@@ -260,7 +272,7 @@ class Local:
             kept.ended_s = time.monotonic()
             del self._submitted[number]
         for wake in self._wakes if kept.job != before else ():
-            wake(f"{kept.job.name} {state.value}: {reason}")
+            asyncio.get_running_loop().call_soon(wake, f"{kept.job.name} {state.value}: {reason}")
 
     def _forget(self, numbers: Iterable[int]) -> None:
         for number in numbers:
@@ -291,7 +303,8 @@ class Local:
             if kept.ended_s < oldest_s or place < len(ended) - KEEP_ENDED:
                 del self._kept[kept.job.id]
                 for path in _log_files(kept.log):
-                    path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):
+                        path.unlink(missing_ok=True)
 
 
 # --- the parts without state --------------------------------------------------------------------------------------
@@ -307,10 +320,19 @@ def _worker(spec: Spec, job: str, index: int, python: str | None, devices: tuple
 def _config(spec: Spec) -> dict[str, Any]:
     """The owner's Dask configuration, without what makes the owner a client."""
     try:
-        config: dict[str, Any] = dask.config.deserialize(spec.dask_config) if spec.dask_config else dask.config.config
+        config = dask.config.deserialize(spec.dask_config) if spec.dask_config else _plain(dask.config.config)
     except ValueError as error:
         raise Rejected(f"the Dask configuration of the job cannot be read: {error}") from error
     return {key: value for key, value in config.items() if key not in ("scheduler", "shuffle")}
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what cannot be said in JSON (functions, classes)."""
+    plain: dict[str, Any] = {}
+    for key, entry in value.items():
+        with contextlib.suppress(TypeError, ValueError):
+            plain[key] = _plain(entry) if isinstance(entry, Mapping) else json.loads(json.dumps(entry))
+    return plain
 
 
 def _terminate_bytes(config: Mapping[str, Any], spec: Spec) -> int:
