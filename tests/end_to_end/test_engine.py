@@ -699,3 +699,15 @@ async def test_everything_runs_once_while_jobs_come_and_go():
             assert 4 == len(s.workers)
             for each in workers:
                 await each.close()
+
+
+async def test_data_that_is_under_way_is_not_lost():
+    async with scheduler() as s, engine(s) as one, client(s) as c, worker(s, worker_name("abcdstay.0", 0)):
+        await one.look()
+        inside = s.plugins["dask-adaptive-abcd"]
+        for i in range(5):
+            async with worker(s, worker_name(f"abcdtest.{i}", 0)) as a:
+                scattering = asyncio.ensure_future(c.scatter([b"0" * 1_000_000] * 4, hash=False))
+                await until(lambda: inside.scattering)
+                assert {f"abcdtest.{i}": ""} == await one.drain({f"abcdtest.{i}": [a.address]}, LIMIT_S)
+                assert [1_000_000] * 4 == [len(x) for x in await c.gather(await scattering)]

@@ -477,6 +477,7 @@ class Drain:
                 await self._move_data()
                 if await self._remove():
                     return
+                await self._pause(0.02, "was given new data or work again and again")
         except Refused as refusal:
             self.refusal = str(refusal)
         except Exception as error:  # noqa: BLE001  the job must come back into service whatever happened
@@ -498,17 +499,17 @@ class Drain:
         return stealing.in_flight if stealing else {}
 
     async def _let_work_end(self) -> None:
+        wait_s = 0.02
         while busy := [ws for ws in self.present() if ws.processing]:
             count = sum(len(ws.processing) for ws in busy)
             self._move_waiting(busy)
-            await self._pause(0.02, f"is busy: {count} tasks did not end in time")
+            await self._pause(wait_s, f"is busy: {count} tasks did not end in time")
+            wait_s = min(1.2 * wait_s, 0.2)
 
     def _move_waiting(self, busy: Sequence[Any]) -> None:
         """Ask for every task that was not asked for yet; a worker gives away only what it has not started."""
         stealing, now = self.scheduler.extensions.get("stealing"), time()
-        moves = self._moves()
-        free = [(len(ws.processing) / max(ws.nthreads, 1), i, ws) for i, ws in enumerate(self.scheduler.running)]
-        heapq.heapify(free)
+        moves, free = self._moves(), self.inside.free_workers()
         for ws in busy:
             for ts in list(ws.processing):
                 if ts in ws.long_running or ts in moves or now < self.asked.get(ts.key, 0.0) + 1.0:
@@ -527,6 +528,8 @@ class Drain:
         if valid is not None:
             valid = valid & self.scheduler.running
             return min(valid, key=lambda ws: len(ws.processing) / max(ws.nthreads, 1), default=None)
+        while free and free[0][2] not in self.scheduler.running:
+            heapq.heappop(free)
         if not free:
             return None
         load, i, ws = free[0]
@@ -552,18 +555,18 @@ class Drain:
         self.inside.moving += nbytes
         amm = self.inside.amm()
         policies = [RetireWorker(ws.address) for ws in self.present()]
-        for policy in policies:
-            amm.add_policy(policy)
+        kicked = 0.0
         try:
-            kicked = 0.0
             while any(self._only_here(ws) for ws in self.present()):
                 if time() > kicked + 1.0:
                     kicked = time()
-                    amm.run_once()
+                    for policy in policies:
+                        amm.add_policy(policy)  # again, since one that found nothing to do takes itself out
+                    self.inside.kick_amm()
+                await self._pause(max(0.01, min(0.5, len(only) / 400)), "its data did not move in time")
                 if any(policy.no_recipients for policy in policies):
                     self.no_room = True
                     raise Refused(f"no other worker takes the only copies of {len(only)} results")
-                await self._pause(max(0.01, min(0.5, len(only) / 400)), "its data did not move in time")
         finally:
             self.inside.moving -= nbytes
             for policy in policies:
@@ -597,7 +600,7 @@ class Drain:
                 self._holds_nothing_fixed(ws, in_shuffle)
                 if self.stopped:
                     raise Refused(self.stopped)
-                if ws.processing or self._only_here(ws):
+                if ws.processing or self._only_here(ws) or self.inside.scattering:
                     return False
                 await self.scheduler.remove_worker(
                     ws.address, expected=True, close=True, stimulus_id=f"drained-{time()}"
@@ -638,9 +641,13 @@ class Inside(SchedulerPlugin):
         self.drains: set[Drain] = set()
         self.listeners: list[tuple[BatchedSend, bool]] = []
         self.moving = 0
+        self.scattering = 0
         self.waiting_clients = 0
         self.heard = time()
         self._amm: Any = None
+        self._amm_kicked = False
+        self._free: list[tuple[float, int, Any]] = []
+        self._free_at = 0.0
         self._words: dict[str, None] = {}
         self._news: list[list[Any]] = []
         self._flush_at: asyncio.TimerHandle | None = None
@@ -999,6 +1006,26 @@ class Inside(SchedulerPlugin):
             self._amm = ActiveMemoryManagerExtension(self.scheduler, policies=set(), register=False, start=False)
         return self._amm
 
+    def kick_amm(self) -> None:
+        """Run the memory manager once for all drains that ask in the same moment."""
+        if not self._amm_kicked:
+            self._amm_kicked = True
+            asyncio.get_running_loop().call_soon(self._run_amm)
+
+    def _run_amm(self) -> None:
+        self._amm_kicked = False
+        self.amm().run_once()
+
+    def free_workers(self) -> list[tuple[float, int, Any]]:
+        """A heap of the workers that take tasks, the least loaded first; shared by all drains for a moment."""
+        now = time()
+        if now > self._free_at + 0.1:
+            running = enumerate(self.scheduler.running)
+            self._free = [(len(ws.processing) / max(ws.nthreads, 1), i, ws) for i, ws in running]
+            heapq.heapify(self._free)
+            self._free_at = now
+        return self._free
+
     async def restore(self, addresses: Iterable[str]) -> None:
         """Put those workers that still carry our mark into service again, and wait until they confirm."""
         again = self._unmark(addresses)
@@ -1043,7 +1070,7 @@ class Inside(SchedulerPlugin):
 
 
 class Scatter:
-    """Dask's scatter call, with a count of the clients that wait in it for a first worker."""
+    """Dask's scatter call, counted: data under way to workers, and the clients that wait in it for a first one."""
 
     __name__ = "scatter"
 
@@ -1052,14 +1079,16 @@ class Scatter:
         self.original = original
 
     async def __call__(self, **arguments: Any) -> Any:
-        if self.inside.scheduler.running:
-            return await self.original(**arguments)
-        self.inside.waiting_clients += 1
-        self.inside.tell("client waits")
+        waits = not self.inside.scheduler.running
+        self.inside.scattering += 1
+        self.inside.waiting_clients += waits
+        if waits:
+            self.inside.tell("client waits")
         try:
             return await self.original(**arguments)
         finally:
-            self.inside.waiting_clients -= 1
+            self.inside.scattering -= 1
+            self.inside.waiting_clients -= waits
 
 
 def described(ws: Any) -> dict[str, Any]:
