@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, Scheduler, SpecCluster, Worker
+from distributed import Client, Scheduler, SchedulerPlugin, SpecCluster, Worker
 
 from benchmarks.rivals import RIVALS, Rival
 from benchmarks.shapes import SHAPES, STARTED, Session, Workload
@@ -56,7 +56,7 @@ class Cell:
 
     ``response_s`` sums what the user waited; ``worker_s`` is billed, ``starting_s`` of it before workers served;
     ``first_request_s`` from the first graph to the first worker asked for (None if it was asked for before).
-    ``size`` is the number of workers over time. ``failure`` is "" for a run that ended with its results.
+    ``size`` is the number of workers over time, from then on. ``failure`` is "" for a run that ended with its results.
     """
 
     case: Case
@@ -132,6 +132,19 @@ def size_over_time(bills: list[Bill], zero_s: float) -> tuple[tuple[float, int],
     return tuple(points)
 
 
+class FirstGraph(SchedulerPlugin):
+    """When the scheduler got its first graph, on the clock of ``time.monotonic``."""
+
+    name = "benchmark-first-graph"
+
+    def __init__(self) -> None:
+        self.at_s: float | None = None
+
+    def update_graph(self, *args: Any, **kwargs: Any) -> None:
+        del args, kwargs
+        self.at_s = self.at_s or time.monotonic()
+
+
 # --- a run -----------------------------------------------------------------------------------------------------
 
 
@@ -170,7 +183,8 @@ async def measure(
     with dask.config.set({f"distributed.worker.memory.{name}": value for name, value in thresholds.items()}):
         cluster = await make_cluster(workload, case.delay_s, bills)
         client = await Client(cluster, asynchronous=True, set_as_default=False)
-        session, failure = Session(client), ""
+        session, failure, first_graph = Session(client), "", FirstGraph()
+        cluster.scheduler.add_plugin(first_graph)
         try:
             rival.take_over(cluster)
             await asyncio.sleep(phase_s)
@@ -180,17 +194,18 @@ async def measure(
         except Exception as error:  # noqa: BLE001 (whatever went wrong is what this rival did)
             failure = f"{type(error).__name__}: {error}"[:300]
         await asyncio.sleep(cool_down_s)
-        cell = summary(case, session, bills, failure)
+        cell = summary(case, session, bills, first_graph.at_s, failure)
         with suppress(Exception):
             await asyncio.wait_for(client.close(), 10)
             await asyncio.wait_for(cluster.close(), 20)
     return cell
 
 
-def summary(case: Case, session: Session, bills: list[Bill], failure: str) -> Cell:
+def summary(case: Case, session: Session, bills: list[Bill], graph_s: float | None, failure: str) -> Cell:
     """The cell as of now."""
     end_s = time.monotonic()
-    first_s = min((bill.requested_s for bill in bills), default=session.first_graph_s) - session.first_graph_s
+    zero_s = end_s if graph_s is None else graph_s
+    first_s = min((bill.requested_s for bill in bills), default=zero_s) - zero_s
     return Cell(
         case=case,
         failure=failure,
@@ -200,7 +215,7 @@ def summary(case: Case, session: Session, bills: list[Bill], failure: str) -> Ce
         starts=len(bills),
         repeated=sum(count - 1 for count in Counter(STARTED).values()),
         first_request_s=first_s if first_s > 0 else None,
-        size=size_over_time(bills, session.first_graph_s),
+        size=size_over_time(bills, zero_s),
     )
 
 

@@ -83,13 +83,11 @@ class Session:
 
     client: Client
     responses: list[float] = field(default_factory=list)
-    first_graph_s: float = 0.0
 
     @contextmanager
     def response(self) -> Iterator[None]:
         """What happens inside is one thing that the user waited for."""
         start = time.monotonic()
-        self.first_graph_s = self.first_graph_s or start
         yield
         self.responses.append(time.monotonic() - start)
 
