@@ -25,7 +25,7 @@ from distributed import Client, Scheduler
 from tests.contract.subjects import MARK, NOWHERE, batch, broken, marked, until
 
 from dask_adaptive.backend.local import Local
-from dask_adaptive.errors import ConfigError, NoCapacity, Rejected
+from dask_adaptive.errors import Ambiguous, ConfigError, NoCapacity, Rejected
 from dask_adaptive.model import Job, JobId, JobState, Shape, Spec
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -377,6 +377,25 @@ async def test_a_killed_helper_takes_its_jobs_along_and_the_next_submit_starts_a
     assert job.reason == "its helper process died"
     await until(lambda: marked(forked.mark) == [])
     await forked.start()
+
+
+async def test_a_helper_that_does_not_answer_leaves_the_submit_open(tmp_path: Path) -> None:
+    backend = Local(start="exec", directory=str(tmp_path), grace_s=1)
+    await backend.submit(batch(1))
+    backend.timeout_s = 0.5
+    helper = psutil.Process(backend._helper.pid if backend._helper else 0)
+    helper.suspend()
+    try:
+        with pytest.raises(Ambiguous):
+            await backend.submit(batch(1))
+    finally:
+        helper.resume()
+
+    async def listed() -> bool:
+        return len(await backend.jobs("mine")) == 2
+
+    await until(listed)
+    await backend.aclose()
 
 
 OWNER = """
