@@ -52,7 +52,7 @@ RIVALS = {
             {"interval": "200ms", "wait_count": 15, "target_duration": "1s"},
         ),
         Rival("maximum", "all workers from the start, never fewer"),
-        Rival(OURS, "dask_adaptive.Adaptive with its defaults", "dask_adaptive.adaptive.Adaptive"),
+        Rival(OURS, "dask_adaptive.Adaptive with its defaults", "dask_adaptive.Adaptive"),
     )
 }
 """Every rival by name."""
