@@ -29,7 +29,7 @@ async def test_what_was_submitted_is_listed_exactly(subject: Subject) -> None:
 
 
 async def test_nothing_was_submitted(subject: Subject) -> None:
-    assert list(await subject.backend.jobs("mine")) == []
+    assert [] == list(await subject.backend.jobs("mine"))
 
 
 async def test_jobs_run(subject: Subject) -> None:
@@ -39,7 +39,7 @@ async def test_jobs_run(subject: Subject) -> None:
 async def test_many_jobs_in_one_call(subject: Subject) -> None:
     wanted = batch(20)
     ids = await subject.backend.submit(wanted)
-    assert len(set(ids)) == 20
+    assert 20 == len(set(ids))
     await subject.states(ids, *ALIVE)
     await subject.backend.cancel(ids)
     await subject.states(ids, JobState.ENDED)
@@ -93,7 +93,7 @@ async def test_a_job_that_fails_tells_its_exit_code_and_its_log(subject: Subject
 
 
 async def test_the_log_of_an_unknown_job_is_empty(subject: Subject) -> None:
-    assert await subject.backend.log(JobId("no-such-job#77")) == ""
+    assert "" == await subject.backend.log(JobId("no-such-job#77"))
 
 
 async def test_a_pushing_backend_says_at_once_that_a_job_ended(subject: Subject) -> None:
@@ -110,14 +110,14 @@ async def test_nothing_is_left_after_close(subject: Subject) -> None:
     await subject.states(await subject.backend.submit(batch(3)), JobState.RUNNING)
     assert subject.left()
     await subject.backend.aclose()
-    assert list(subject.left()) == []
+    assert [] == list(subject.left())
 
 
 async def test_closing_twice_is_harmless(subject: Subject) -> None:
     await subject.backend.submit(batch(1))
     await subject.backend.aclose()
     await subject.backend.aclose()
-    assert list(subject.left()) == []
+    assert [] == list(subject.left())
 
 
 async def test_no_submit_after_close(subject: Subject) -> None:

@@ -99,7 +99,7 @@ async def test_workers_are_what_the_shape_says_and_run_tasks(world: World) -> No
     assert {f"{name}-0-0", f"{name}-1-0"} == {worker.name for worker in workers}
     assert {(3, 4_000_000_000)} == {(worker.nthreads, worker.memory_limit) for worker in workers}
     assert [worker.resources for worker in workers] == [{"FOO": 2.0}] * 2
-    assert await world.client.submit(lambda: 6 * 7) == 42
+    assert 42 == await world.client.submit(lambda: 6 * 7)
 
 
 async def test_a_worker_finds_the_modules_and_files_of_its_owner(
@@ -111,7 +111,7 @@ async def test_a_worker_finds_the_modules_and_files_of_its_owner(
     await world.start()
     assert [str(tmp_path)] == await world.ask(os.getcwd)
     answer = __import__("beside_the_script").answer
-    assert await world.client.submit(answer) == "found"
+    assert "found" == await world.client.submit(answer)
 
 
 async def test_environment_configuration_and_preload_arrive(
@@ -131,8 +131,8 @@ async def test_environment_configuration_and_preload_arrive(
 
         return [*[os.environ.get(name) for name in names], dask.config.get("testing.word", None)]
 
-    assert await world.ask(look) == [["1", "set after the import", "yes", "1", "from the owner"]]
-    assert await world.ask(lambda: dask.config.get("scheduler", None)) == [None]
+    assert [["1", "set after the import", "yes", "1", "from the owner"]] == await world.ask(look)
+    assert [None] == await world.ask(lambda: dask.config.get("scheduler", None))
 
 
 @LINUX
@@ -140,7 +140,7 @@ async def test_a_worker_holds_nothing_of_the_helper(world: World) -> None:
     await world.start(count=2)
 
     for links, session, default in await world.ask(_links):
-        assert [link for link in links if str(world.backend.directory) in link] == []
+        assert [] == [link for link in links if str(world.backend.directory) in link]
         assert "/dev/null" in links
         assert os.getsid(0) != session, "ctrl-C in the terminal would reach the worker"
         assert default
@@ -163,18 +163,18 @@ async def test_random_numbers_differ_between_workers(forked: World) -> None:
         return random.random(), float(np.random.random())
 
     drawn = await forked.ask(draw)
-    assert len({ours for ours, _ in drawn}) == 3
-    assert len({numpys for _, numpys in drawn}) == 3
+    assert 3 == len({ours for ours, _ in drawn})
+    assert 3 == len({numpys for _, numpys in drawn})
 
 
 async def test_every_worker_has_its_own_gpus_and_gives_them_back(forked: World) -> None:
     shape = Shape(workers=2)
     ids = await forked.start(count=1, shape=shape, gpus=1)
     more = await forked.backend.submit(batch(5, spec=Spec(forked.scheduler.address, shape, gpus=1)))
-    assert len(more) == 1, "two more GPUs are free: one job of the five"
+    assert 1 == len(more), "two more GPUs are free: one job of the five"
     await until(lambda: len(forked.scheduler.workers) == 4)
     devices = await forked.ask(lambda: os.environ["CUDA_VISIBLE_DEVICES"])
-    assert sorted(devices) == ["0", "1", "2", "3"]
+    assert ["0", "1", "2", "3"] == sorted(devices)
     assert [worker.resources["GPU"] for worker in forked.scheduler.workers.values()] == [1.0] * 4
     with pytest.raises(NoCapacity):
         await forked.backend.submit(batch(1, spec=replace(NOWHERE, gpus=1)))
@@ -182,7 +182,7 @@ async def test_every_worker_has_its_own_gpus_and_gives_them_back(forked: World) 
         await forked.backend.submit(batch(1, spec=replace(NOWHERE, gpus=5)))
     await forked.backend.cancel(ids)
     await forked.ended(ids[0])
-    assert len(await forked.backend.submit(batch(1, spec=replace(NOWHERE, gpus=2)))) == 1
+    assert 1 == len(await forked.backend.submit(batch(1, spec=replace(NOWHERE, gpus=2))))
 
 
 # --- how it ends --------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ async def test_a_worker_beyond_its_memory_is_killed_and_the_reason_says_so(forke
     growing = forked.client.submit(grow)
     job = await forked.ended(job_id)
     del growing
-    assert job.exit_code == -signal.SIGKILL
+    assert -signal.SIGKILL == job.exit_code
     assert job.reason.startswith("used ")
     assert job.reason.endswith(" of its limit of 400 MB")
 
@@ -240,10 +240,10 @@ async def test_a_job_of_which_one_worker_died_runs_on_and_says_so(forked: World)
     os.kill(pid, signal.SIGKILL)
     await until(lambda: len(forked.scheduler.workers) == 1)
     await until(lambda: not psutil.pid_exists(pid))
-    assert (await forked.job(job_id)).reason == "a worker ended: killed by signal 9 (SIGKILL)"
+    assert "a worker ended: killed by signal 9 (SIGKILL)" == (await forked.job(job_id)).reason
     assert [other] == await forked.ask(os.getpid)
     await forked.backend.cancel([job_id])
-    assert (await forked.ended(job_id)).exit_code == -9
+    assert -9 == (await forked.ended(job_id)).exit_code
 
 
 async def test_workers_that_exit_by_themselves_are_a_completed_job(forked: World) -> None:
@@ -259,7 +259,7 @@ async def test_what_does_not_listen_to_sigterm_is_killed_after_the_grace(forked:
     os.kill(pid, signal.SIGSTOP)
     await forked.backend.cancel([job_id])
     await until(lambda: not psutil.pid_exists(pid))
-    assert (await forked.ended(job_id)).exit_code == -signal.SIGKILL
+    assert -signal.SIGKILL == (await forked.ended(job_id)).exit_code
 
 
 async def test_processes_that_tasks_started_end_with_their_job(forked: World) -> None:
@@ -327,7 +327,7 @@ async def test_an_interpreter_that_cannot_run_is_a_failed_job(tmp_path: Path) ->
         return [job.state for job in await backend.jobs("mine")] == [JobState.ENDED]
 
     await until(met)
-    assert (await backend.jobs("mine"))[0].exit_code == 1
+    assert 1 == (await backend.jobs("mine"))[0].exit_code
     assert "Exec format error" in await backend.log(job_id)
     await backend.aclose()
 
@@ -374,7 +374,7 @@ async def test_a_killed_helper_takes_its_jobs_along_and_the_next_submit_starts_a
     assert len(marked(forked.mark)) > 4
     helper.kill()
     job = await forked.ended(job_id)
-    assert job.reason == "its helper process died"
+    assert "its helper process died" == job.reason
     await until(lambda: marked(forked.mark) == [])
     await forked.start()
 
@@ -480,7 +480,7 @@ async def test_the_directory_is_private_and_removed_if_it_was_made_here() -> Non
     backend = Local(start="exec")
     await backend.start()
     assert backend.directory is not None
-    assert backend.directory.stat().st_mode & 0o777 == 0o700
+    assert 0o700 == backend.directory.stat().st_mode & 0o777
     await backend.submit(broken())
     await backend.aclose()
     assert not backend.directory.exists()

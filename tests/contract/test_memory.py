@@ -29,26 +29,26 @@ async def states(backend: MemoryBackend) -> list[JobState]:
 async def test_a_late_list_shows_what_was_true_then(clock: Clock) -> None:
     backend = MemoryBackend(clock, lag_s=10, queue_s=2, end_s=3)
     ids = await backend.submit(batch(1))
-    assert await states(backend) == []
+    assert [] == await states(backend)
     clock.now_s += 10
-    assert await states(backend) == [JobState.QUEUED]
+    assert [JobState.QUEUED] == await states(backend)
     clock.now_s += 2
-    assert await states(backend) == [JobState.RUNNING]
+    assert [JobState.RUNNING] == await states(backend)
     await backend.cancel(ids)
     clock.now_s += 10
-    assert await states(backend) == [JobState.ENDING]
-    assert backend.alive() == (), "ended 7 s ago"
+    assert [JobState.ENDING] == await states(backend)
+    assert () == backend.alive(), "ended 7 s ago"
     clock.now_s += 3
-    assert await states(backend) == [JobState.ENDED]
+    assert [JobState.ENDED] == await states(backend)
 
 
 async def test_a_list_can_go_back_in_time(clock: Clock) -> None:
     backend = MemoryBackend(clock)
     await backend.submit(batch(1))
     clock.now_s += 5
-    assert await states(backend) == [JobState.RUNNING]
+    assert [JobState.RUNNING] == await states(backend)
     backend.late_s = 6
-    assert await states(backend) == []
+    assert [] == await states(backend)
 
 
 async def test_scripted_answers_come_in_order(clock: Clock) -> None:
@@ -56,23 +56,23 @@ async def test_scripted_answers_come_in_order(clock: Clock) -> None:
     backend.submit_errors += [Unavailable("away"), None, After(Ambiguous("lost")), Partly(1)]
     with pytest.raises(Unavailable):
         await backend.submit(batch(2))
-    assert backend.alive() == ()
-    assert len(await backend.submit(batch(2))) == 2
+    assert () == backend.alive()
+    assert 2 == len(await backend.submit(batch(2)))
     with pytest.raises(Ambiguous):
         await backend.submit(batch(2))
-    assert len(backend.alive()) == 4
-    assert len(await backend.submit(batch(2))) == 1
-    assert backend.calls["submit"] == 4
+    assert 4 == len(backend.alive())
+    assert 1 == len(await backend.submit(batch(2)))
+    assert 4 == backend.calls["submit"]
 
 
 async def test_capacity_is_taken_in_part_and_then_refused(clock: Clock) -> None:
     backend = MemoryBackend(clock, capacity=3)
     ids = await backend.submit(batch(5))
-    assert len(ids) == 3
+    assert 3 == len(ids)
     with pytest.raises(NoCapacity):
         await backend.submit(batch(1))
     await backend.cancel(ids[:1])
-    assert len(await backend.submit(batch(2))) == 1
+    assert 1 == len(await backend.submit(batch(2)))
 
 
 async def test_jobs_end_vanish_and_return_to_the_queue(clock: Clock) -> None:
@@ -89,4 +89,4 @@ async def test_jobs_end_vanish_and_return_to_the_queue(clock: Clock) -> None:
         ended: (JobState.ENDED, 3),
         requeued: (JobState.QUEUED, None),
     }
-    assert words == [f"{ended} ended", f"{vanished} vanished", f"{requeued} queued"]
+    assert [f"{ended} ended", f"{vanished} vanished", f"{requeued} queued"] == words

@@ -45,12 +45,12 @@ def test_dask_worker_understands_every_argument() -> None:
 
 
 def test_what_the_user_says_last_wins() -> None:
-    assert parsed(worker_arguments(SPEC, "abcdefgh.4", 1))["nthreads"] == 9
+    assert 9 == parsed(worker_arguments(SPEC, "abcdefgh.4", 1))["nthreads"]
 
 
 def test_the_name_leads_back_to_the_job() -> None:
     name = parsed(worker_arguments(SPEC, "abcdefgh.4", 1, attempt=2))["name"]
-    assert job_of_worker(str(name)) == "abcdefgh.4"
+    assert "abcdefgh.4" == job_of_worker(str(name))
 
 
 def test_tls_files_are_options_of_their_own() -> None:
@@ -80,4 +80,4 @@ def test_environment_precedence() -> None:
 
 
 def test_environment_without_configuration() -> None:
-    assert worker_environment({}, {"distributed": None}, Spec("tcp://h:1")) == {}
+    assert {} == worker_environment({}, {"distributed": None}, Spec("tcp://h:1"))
