@@ -158,11 +158,13 @@ def test_ctrl_c_on_a_terminal_reaches_the_script_once(script):
 # --- hints -----------------------------------------------------------------------------------------------------
 
 
-def beside(script: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def beside(
+    script: Path | str, *arguments: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Run the script as ``dask adaptive run`` does, without the cluster."""
     command = [sys.executable, run_script.__file__, str(script), *arguments]
     env = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=env, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=env, cwd=cwd, check=False)
 
 
 def test_a_cluster_of_its_own_is_told_once(script):
@@ -240,11 +242,20 @@ SCRIPTS = {
 
 @pytest.mark.parametrize("text", SCRIPTS.values(), ids=list(SCRIPTS))
 def test_a_script_runs_as_under_python_itself(script, text):
-    path = script(text)
-    script("x = 5", "other.py")
-    expected = call(sys.executable, path)
-    actual = beside(path)
+    script(text)
+    path = script("x = 5", "other.py")
+    expected = call(sys.executable, "script.py", cwd=path.parent)
+    actual = beside("script.py", cwd=path.parent)
     assert (expected.returncode, expected.stdout, expected.stderr) == (actual.returncode, actual.stdout, actual.stderr)
+
+
+def test_a_script_behind_a_link_finds_what_lies_beside_it(script, tmp_path):
+    script("x = 5", "other.py")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "link.py").symlink_to(script(SCRIPTS["beside"] + "; " + SCRIPTS["names"]))
+    expected = call(sys.executable, "links/link.py", cwd=tmp_path)
+    actual = beside("links/link.py", cwd=tmp_path)
+    assert (0, expected.stdout) == (actual.returncode, actual.stdout)
 
 
 def test_a_module_runs_as_under_python_itself(script):

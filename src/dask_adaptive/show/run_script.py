@@ -77,12 +77,13 @@ def watch_callbacks(module: Any) -> None:
 
 def run_script(path: str) -> None:
     """Run a file as ``__main__``; its module stays alive until the process ends, as that of ``python SCRIPT`` does."""
+    file = str(Path.cwd() / path)
     main = types.ModuleType("__main__")
-    main.__file__ = path
+    main.__file__ = file
     main.__dict__["__builtins__"] = __builtins__
     sys.modules["__main__"] = main
     sys.path[0] = str(Path(path).resolve().parent)
-    exec(compile(Path(path).read_bytes(), path, "exec", dont_inherit=True), main.__dict__)  # noqa: S102
+    exec(compile(Path(path).read_bytes(), file, "exec", dont_inherit=True), main.__dict__)  # noqa: S102
 
 
 def run_module(name: str) -> None:
