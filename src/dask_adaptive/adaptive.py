@@ -9,13 +9,11 @@ its own, with the same policy and the same plan, and acts through that cluster's
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import math
-import secrets
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -24,22 +22,21 @@ from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 
 from dask_adaptive.config import Bounds, check_keys, cores_here, count_of, limits_of, scaling_of, setting
-from dask_adaptive.controller import Controller, clock
-from dask_adaptive.engine.dask_side import DaskEngine
+from dask_adaptive.controller import Controller
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.foreign import POOL, ForeignCluster
-from dask_adaptive.journal import Journal
-from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
+from dask_adaptive.foreign import POOL
+from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Snapshot, Target, View, Want
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.registry import load_policy
+from dask_adaptive.specified import runs_here
+from dask_adaptive.takeover import Takeover, check_scalable, foreign_shape
 
 __all__ = ["Adaptive"]
 
 logger = logging.getLogger(__name__)
 
-_NOT_YET = (Status.created, Status.starting, Status.init)
 _BOUNDS = tuple(each.name for each in fields(Bounds))
 _TAKEN = ("memory_ratio", "attribute", "key", "n")
 """Arguments of ``Scheduler.workers_to_close`` that Dask's class passes on; taken and not needed here."""
@@ -113,14 +110,14 @@ class Adaptive:
         self.periodic_callback: Any = self
         self._limits: dict[str, Limits] = {}
         self._workers_per_job = 1
-        self._controller: Controller | None = None
-        self._own = not hasattr(cluster, "controller")
-        if self._own:
-            if pools:
-                raise ConfigError("pools= needs a cluster of dask_adaptive; this one has a single kind of worker")
-            self._take_over(bounds, scheduler, worker_key)
-        else:
+        self._trouble = ""
+        self._takeover: Takeover | None = None
+        if hasattr(cluster, "controller"):
             self._install(bounds, pools or {})
+        elif pools:
+            raise ConfigError("pools= needs a cluster of dask_adaptive; this one has a single kind of worker")
+        else:
+            self._take_over(bounds, scheduler, worker_key)
 
     def _chosen(self, policy: Policy | str | None, target_duration: Any) -> Policy:
         if policy is None and target_duration is not None:
@@ -149,7 +146,7 @@ class Adaptive:
             limits = limits_of(Bounds(**_with_configured(mine)), pool.shape, cluster.default_maximum_jobs())
             self._limits[name] = _within(limits, cluster.hard_limits(name), name)
         self._workers_per_job = next(iter(known.values())).shape.workers
-        self._on_loop(self._begin_installed)
+        self.cluster.loop.add_callback(self._begin_installed)
 
     async def _begin_installed(self) -> None:
         if self.cluster.status == Status.created:
@@ -157,94 +154,54 @@ class Adaptive:
         if self.state == "stopped":
             return
         controller: Controller = self.cluster.controller
-        self._controller = controller
         self.cluster.limit(self._limits)
-        controller.advisor = self if self._overrides else None
+        controller.advisor = self if self.advises else None
         controller.use(self.policy, why=f"adapt: {self._words()}", interval_s=self.interval)
         self.state = "running"
 
     # --- on somebody else's cluster ---
 
     def _take_over(self, bounds: Mapping[str, Any], scheduler: Any, worker_key: Any) -> None:
-        _check_scalable(self)
-        shape = _foreign_shape(self.cluster)
-        said = _with_configured({key: value for key, value in bounds.items() if value != math.inf})
-        default = cores_here() if _runs_here(self.cluster) else count_of("maximum-jobs", setting("maximum-jobs"))
-        self._limits[POOL] = limits_of(Bounds(**said), shape, -(-default // shape.workers))
-        if not any(key.startswith("maximum") for key in said):
-            maximum = (self._limits[POOL].maximum or 0) * shape.workers
-            logger.warning("adapt: no maximum was given; it is %d workers. Say maximum= for another one", maximum)
+        cluster = self.cluster
+        check_scalable(cluster, self.own, type(self).__name__)
+        shape = foreign_shape(cluster)
+        said = _with_configured(_meant(cluster, bounds))
+        default = -(-cores_here() // shape.workers) if runs_here(cluster) else None
+        default = count_of("maximum-jobs", setting("maximum-jobs")) if default is None else default
+        limits = self._limits[POOL] = limits_of(Bounds(**said), shape, default)
         self._workers_per_job = shape.workers
-        self._scheduler, self._worker_key = scheduler, worker_key
-        self._engine: DaskEngine | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._on_loop(self._begin_foreign)
+        if not any(key.startswith("maximum") for key in said):
+            logger.warning("adapt: no maximum was given; it is %d workers. Say maximum= for another", self.maximum)
+        self._takeover = Takeover(self, cluster, scheduler, worker_key, limits)
 
-    async def _begin_foreign(self) -> None:
-        self._task = asyncio.ensure_future(self._run_foreign())
-
-    async def _run_foreign(self) -> None:
-        """Wait for the cluster to run, then be its controller until stopped."""
-        while getattr(self.cluster, "status", Status.running) in _NOT_YET:  # noqa: ASYNC110  it has no event to wait for
-            await asyncio.sleep(0.05)
-        address, connection_args = _scheduler_of(self.cluster, self._scheduler)
-        self._engine = engine = DaskEngine(
-            address,
-            key=secrets.token_hex(4),
-            named=False,
-            worker_key=self._worker_key,
-            connection_args=connection_args,
-            clock=clock,
-        )
-        actuator = ForeignCluster(
-            self.cluster if self.cluster is not None else self,
-            engine=engine,
-            clock=clock,
-            scale_up=self._overridden("scale_up"),
-            scale_down=self._overridden("scale_down"),
-        )
-        actuator.limits = self._limits[POOL]
-        self._controller = Controller(
-            engine, actuator, self.policy, journal=Journal(), interval_s=self.interval, on_record=self._on_record
-        )
-        self._controller.advisor = self if self._overrides else None
-        self.state = "running"
-        await self._controller.run()
-
-    def _on_record(self, record: Record) -> None:
+    def on_record(self, record: Record) -> None:
+        """Told of every round on somebody else's cluster."""
+        self.state = "running" if self.state == "starting" else self.state
         for submit in record.plan.submits:
             self.log.append((record.at_s, {"status": "up", "n": submit.count, "reason": submit.reason}))
         if record.plan.retires:
             entry = {"status": "down", "workers": [retire.job for retire in record.plan.retires]}
             self.log.append((record.at_s, {**entry, "reason": record.plan.retires[0].reason}))
-        if getattr(self.cluster, "status", Status.running) in (Status.closing, Status.closed, Status.failed):
-            self.stop()
-
-    def _on_loop(self, begin: Any) -> None:
-        loop = getattr(self.cluster, "loop", None) or getattr(self._scheduler_object(), "loop", None)
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is not None and (loop is None or getattr(loop, "asyncio_loop", None) in (None, running)):
-            asyncio.ensure_future(begin())  # noqa: RUF006  it ends at once, or is kept by itself
-        elif loop is not None:
-            loop.add_callback(begin)
-        else:
-            raise ConfigError("adapt needs a running event loop, or a cluster or scheduler that has one")
-
-    def _scheduler_object(self) -> Any:
-        return getattr(self, "_scheduler", None)
+        if record.error and record.error != self._trouble:
+            logger.warning("adapt: %s", record.error)
+        self._trouble = record.error
 
     # --- what a subclass may override ---
 
-    def _overridden(self, name: str) -> Any:
+    def own(self, name: str) -> Callable[..., Any] | None:
+        """The method ``scale_up`` or ``scale_down`` that a subclass brings; None where it does not."""
         return getattr(self, name) if hasattr(type(self), name) else None
 
     @property
-    def _overrides(self) -> bool:
+    def advises(self) -> bool:
+        """Whether a subclass wants to be asked in every round."""
         kind = type(self)
         return kind.target is not Adaptive.target or kind.workers_to_close is not Adaptive.workers_to_close
+
+    @property
+    def _controller(self) -> Controller | None:
+        controller: Controller | None = (self._takeover or self.cluster).controller
+        return controller
 
     async def target(self) -> int:
         """How many workers there should be: what the policy says. Override it to say something else."""
@@ -309,19 +266,10 @@ class Adaptive:
         if self.state == "stopped":
             return
         self.state, self.periodic_callback = "stopped", None
-        if self._own:
-            self._on_loop(self._end_foreign)
-        else:
+        if self._takeover is None:
             self.cluster.hold(self)
-
-    async def _end_foreign(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._controller is not None:
-            await self._controller.actuator.aclose(0.0)
-        if self._engine is not None:
-            await self._engine.aclose()
+        else:
+            self._takeover.stop()
 
     def _words(self) -> str:
         limits = ", ".join(f"{name} {each.minimum} to {each.maximum} jobs" for name, each in self._limits.items())
@@ -367,47 +315,7 @@ def _within(limits: Limits, hard: Limits, pool: str) -> Limits:
     return Limits(max(limits.minimum, hard.minimum), maximum)
 
 
-def _check_scalable(adaptive: Adaptive) -> None:
-    for name, others in (("scale_up", ("scale_up", "scale")), ("scale_down", ("scale_down",))):
-        own = hasattr(type(adaptive), name)
-        if not own and not any(callable(getattr(adaptive.cluster, other, None)) for other in others):
-            kind = type(adaptive.cluster).__name__
-            raise ConfigError(
-                f"{kind} has no {name}(), and neither has {type(adaptive).__name__}: nothing can be sized"
-            )
-    if getattr(adaptive.cluster, "_supports_scaling", True) is False:
-        raise ConfigError(f"{type(adaptive.cluster).__name__} does not support scaling")
-
-
-def _foreign_shape(cluster: Any) -> Shape:
-    """What one job of somebody else's cluster brings, as far as it says so."""
-    spec = getattr(cluster, "new_spec", None)
-    if not isinstance(spec, Mapping):
-        return Shape()
-    return Shape(workers=len(spec.get("group", ("",))))
-
-
-def _runs_here(cluster: Any) -> bool:
-    """Whether the workers run on this machine: Dask's own local cluster."""
-    return isinstance(cluster, SpecCluster) and type(cluster).__module__ == "distributed.deploy.local"
-
-
-def _scheduler_of(cluster: Any, scheduler: Any) -> tuple[str, Mapping[str, Any]]:
-    """Address of the scheduler, and how to connect to it."""
-    if isinstance(scheduler, str):
-        return scheduler, {}
-    security: Any = getattr(scheduler, "security", None) or getattr(cluster, "security", None)
-    connection_args = security.get_connection_args("client") if hasattr(security, "get_connection_args") else {}
-    comm = getattr(cluster, "scheduler_comm", None)
-    connection_args = connection_args or getattr(comm, "connection_args", None) or {}
-    for known in (scheduler, comm):
-        if known is not None:
-            return known.address, connection_args
-    address = getattr(cluster, "scheduler_address", None) or getattr(
-        getattr(cluster, "scheduler", None), "address", None
-    )
-    if not isinstance(address, str):
-        raise ConfigError(
-            f"{type(cluster).__name__} has no scheduler_comm; give scheduler= (a Scheduler or its address)"
-        )
-    return address, connection_args
+def _meant(cluster: Any, bounds: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said, without what ``SpecCluster.adapt`` always says: at least 0 and at most infinity."""
+    empty = {"minimum": 0, "maximum": math.inf} if isinstance(cluster, SpecCluster) else {"maximum": math.inf}
+    return {key: value for key, value in bounds.items() if empty.get(key) != value}

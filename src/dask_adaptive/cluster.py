@@ -35,6 +35,7 @@ from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal, last
 from dask_adaptive.model import Limits, Pool, Record, Startup
 from dask_adaptive.options import PoolOptions, pool_options, timeouts
+from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
 from dask_adaptive.registry import load_backend
 from dask_adaptive.show.widget import make_widget, status_html
@@ -207,6 +208,8 @@ class Cluster(DaskCluster):
         """Reach the scheduler: the one that a subclass set, the one given, or one of our own."""
         if self.scheduler_comm is None and self._attached is None:
             options = {"host": "127.0.0.1", "port": 0, **self._scheduler_options}
+            if options.get("dashboard") is False:  # it serves metrics still, on Dask's usual port if nothing is said
+                options["dashboard_address"] = f"{options['host']}:0"
             self.scheduler = await Scheduler(security=self.security, **options)
         connection = self.security.get_connection_args("client")
         if self.scheduler_comm is None:
@@ -227,7 +230,7 @@ class Cluster(DaskCluster):
 
     async def _make_actuator(self, engine: DaskEngine) -> Actuator:
         if self._brings_workers:
-            return ForeignCluster(self, engine=engine, clock=clock)
+            return ForeignCluster(Plain(self), engine)
         for backend in {id(each): each for each in self._backends.values()}.values():
             start = getattr(backend, "start", None)
             if start is not None:

@@ -25,6 +25,8 @@ from dask_adaptive.model import WORKER_NAME, Load
 
 __all__ = ["DaskEngine", "Holding"]
 
+FIRST_CONTACT_S = 30.0
+
 OnWorker = Callable[[str, Any], None]
 
 
@@ -78,15 +80,17 @@ class DaskEngine:
         (their pool is then "").
     named:
         True where our workers have our names (``model.worker_name``). False on somebody else's cluster: every worker
-        is ours, in the pool "default"; its job is the one declared for its name, else what ``worker_key`` says, else
-        its own address.
+        is ours, in the pool "default"; its job is the one declared for its name or address, else what ``worker_key``
+        says, else its own address.
+    declared_only:
+        With ``named=False``: only workers that were declared are ours.
     worker_key:
         A function of Dask's ``WorkerState`` that names the job of a worker; sent pickled, so the Python versions must
         be equal.
     connection_args:
         ``security.get_connection_args("client")``.
     timeout_s:
-        After how many seconds a call is given up.
+        After how many seconds a call is given up; the first contact has 30.
     silent_s:
         After how many seconds without a word from us the scheduler puts workers that are being drained into service
         again.
@@ -103,9 +107,10 @@ class DaskEngine:
         *,
         key: str,
         named: bool = True,
+        declared_only: bool = False,
         worker_key: Callable[[Any], Any] | None = None,
         connection_args: Mapping[str, Any] | None = None,
-        timeout_s: float = 30.0,
+        timeout_s: float = 8.0,
         silent_s: float = 30.0,
         on_worker: OnWorker | None = None,
         clock: Callable[[], float] = dask_time,
@@ -118,6 +123,7 @@ class DaskEngine:
         self._config: dict[str, Any] = {
             "name": self.name,
             "everything": not named,
+            "declared_only": declared_only,
             "pattern": WORKER_NAME.pattern,
             "prefix": key,
             "worker_key": None,
@@ -131,6 +137,7 @@ class DaskEngine:
         self._reader = Reader(clock)
         self._tags: dict[str, str] = {}
         self._jobs: dict[str, str] = {}
+        self._unsaid: dict[str, str] = {}
         self._workers: set[str] = set()
         self._rpc: Any = None
         self._registered = self._attached = False
@@ -150,6 +157,9 @@ class DaskEngine:
 
     async def look(self) -> Load:
         """The load at this moment. Raises ``EngineError`` when the scheduler cannot be asked."""
+        if self._unsaid:
+            jobs, self._unsaid = self._unsaid, {}
+            await self.declare_jobs(jobs)
         answer = await self._ask("look", members=self._reader.members_version, idle=self._reader.idle_version)
         self._listen()
         return self._reader.load(answer)
@@ -160,9 +170,14 @@ class DaskEngine:
         await self._ask("declare", tags=dict(tags), jobs={})
 
     async def declare_jobs(self, jobs: Mapping[str, str]) -> None:
-        """Tell which job each worker (by name) belongs to; only with ``named=False``."""
+        """Tell which job each worker (by name or address) belongs to; only with ``named=False``."""
         self._jobs.update(jobs)
         await self._ask("declare", tags={}, jobs=dict(jobs))
+
+    def expect(self, jobs: Mapping[str, str]) -> None:
+        """The same, told with the next look."""
+        self._jobs.update(jobs)
+        self._unsaid.update(jobs)
 
     async def drain(self, jobs: Mapping[str, Sequence[str]], wait_s: float, *, busy: bool = False) -> Mapping[str, str]:
         """Take whole jobs out of service without losing anything; for each why it was refused, or ""."""
@@ -253,7 +268,7 @@ class DaskEngine:
         return owner is not None
 
     async def _register(self) -> None:
-        same_python = self._compare(await self._call("versions", self._timeout_s))
+        same_python = self._compare(await self._call("versions", max(self._timeout_s, FIRST_CONTACT_S)))
         if self._worker_key is not None:
             if not same_python:
                 raise EngineError(f"worker_key cannot be sent: {self.notice}")

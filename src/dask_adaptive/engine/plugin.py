@@ -159,6 +159,7 @@ class Roster:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.everything = bool(config["everything"])
+        self.declared_only = bool(config.get("declared_only"))
         self.pattern = re.compile(config["pattern"])
         self.prefix = config["prefix"]
         self.worker_key = pickle.loads(config["worker_key"]) if config["worker_key"] else None
@@ -173,7 +174,9 @@ class Roster:
         """Job and pool of a worker; (None, None) for one that is not ours."""
         name = str(ws.name)
         if self.everything:
-            job = self.declared.get(name)
+            job = self.declared.get(name) or self.declared.get(ws.address)
+            if job is None and self.declared_only:
+                return None, None
             return (self._own_job(ws) if job is None else job), "default"
         match = self.pattern.fullmatch(name)
         if match is None:
@@ -819,7 +822,7 @@ class Inside(SchedulerPlugin):
         self.heard = time()
 
     def declare(self, tags: Mapping[str, str], jobs: Mapping[str, str]) -> bool:
-        """Call: which pool the jobs of each tag belong to; which job each worker name belongs to."""
+        """Call: which pool the jobs of each tag belong to; which job each worker name or address belongs to."""
         self._hear()
         self.roster.tags.update(tags)
         self.roster.declared.update(jobs)
