@@ -1,0 +1,129 @@
+"""What the tests of our own clusters share: clusters, tasks that leave a trace of every execution, and waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+import uuid
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from distributed import Client
+
+from dask_adaptive import Cluster, LocalCluster
+
+LIMIT_S = 60.0
+MARK = "DASK_ADAPTIVE_TEST_MARK"
+QUICK = {"interval": "50 ms", "wait_count": 2}
+"""Options of ``adapt`` that give up what is idle at once."""
+
+
+async def until(condition: Callable[[], Any], timeout: float = LIMIT_S) -> Any:
+    """Wait for a condition (plain, or a coroutine function); its value."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout:g} s"
+        await asyncio.sleep(0.02)
+
+
+@asynccontextmanager
+async def local(**options: Any) -> AsyncIterator[tuple[LocalCluster, Client]]:
+    """A cluster on this machine and a client of it; fixed at no worker unless something else is said."""
+    options = {"n_workers": 0, "dashboard_address": None, **options}
+    async with LocalCluster(asynchronous=True, **options) as cluster, Client(cluster, asynchronous=True) as client:
+        yield cluster, client
+
+
+def own(backend: Any = "local", **options: Any) -> Cluster:
+    """A general cluster without a dashboard."""
+    return Cluster(backend, asynchronous=True, scheduler_options={"dashboard": False}, **options)
+
+
+def workers(cluster: Any) -> dict[str, Any]:
+    """The workers that the cluster knows of, by name."""
+    return {info["name"]: info for info in cluster.scheduler_info["workers"].values()}
+
+
+def alive(cluster: Any) -> list[str]:
+    """Names of the jobs that may hold something of the machine."""
+    over = ("gone", "failed")
+    return [row.job for row in cluster.status() if row.phase.value not in over]
+
+
+def submitted(cluster: Any) -> int:
+    """How many jobs were ever asked for."""
+    return sum(submit.count for record in cluster.records for submit in record.plan.submits)
+
+
+async def rounds(cluster: Any, count: int = 5) -> None:
+    """Wait for so many more rounds."""
+    begin = cluster.controller.record.number if cluster.controller.record else 0
+    await until(lambda: cluster.controller.record and cluster.controller.record.number >= begin + count)
+
+
+class Trace:
+    """Tasks that write down each of their executions, and that end when they are told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / uuid.uuid4().hex
+        self.folder.mkdir()
+
+    def task(self, gate: str = "") -> Callable[..., Any]:
+        """A function that returns its argument; with a gate it first waits until that gate is opened."""
+        folder = str(self.folder)
+
+        def traced(x: Any = 0, *_: Any) -> Any:
+            import os
+            import time
+            import uuid
+
+            name = f"ran {x} {os.getpid()} {uuid.uuid4().hex}"
+            with open(os.path.join(folder, name), "w"):
+                pass
+            while gate and not os.path.exists(os.path.join(folder, gate)):
+                time.sleep(0.01)
+            return x
+
+        return traced
+
+    def open(self, gate: str) -> None:
+        (self.folder / gate).touch()
+
+    @property
+    def runs(self) -> Counter[str]:
+        """How often each argument was executed, so far."""
+        return Counter(path.name.split()[1] for path in self.folder.glob("ran *"))
+
+    def pids(self, x: object) -> list[int]:
+        """The processes that executed this argument."""
+        return [int(path.name.split()[2]) for path in self.folder.glob(f"ran {x} *")]
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+async def pids(client: Client) -> dict[str, int]:
+    """The process of each worker, by address."""
+    return dict(await client.run(os.getpid))
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Every process of this machine, zombies apart, that carries the mark in its environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
