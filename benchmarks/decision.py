@@ -148,7 +148,10 @@ def median_ms(call: Callable[[], Any], enough_s: float = 0.3, least: int = 7, mo
 
 @dataclass(frozen=True)
 class Cost:
-    """Milliseconds per decision. ``look_ms`` and ``dask_ms`` are spent in the scheduler, ``think_ms`` beside it."""
+    """Milliseconds per decision. ``look_ms`` and ``dask_ms`` are spent in the scheduler, ``think_ms`` beside it.
+
+    ``tick_ms`` is spent in the scheduler for every tick of the plug-in, whether anybody looks or not.
+    """
 
     workers: int
     tasks: int
@@ -157,6 +160,7 @@ class Cost:
     dask_close_ms: float
     look_ms: float
     think_ms: float
+    tick_ms: float
 
     @property
     def dask_ms(self) -> float:
@@ -170,7 +174,8 @@ class Cost:
 class Ours:
     """One round of ours against such a state: the look inside the scheduler, and what the controller makes of it.
 
-    Looks are one second apart on the plug-in's clock, since it reads some numbers no oftener than heartbeats come.
+    Looks are one second apart on the plug-in's clock, since it reads some numbers no oftener than heartbeats come,
+    and something happened between them, since it remembers what did not change.
     """
 
     def __init__(self, scheduler: Scheduler, workers: int) -> None:
@@ -182,6 +187,7 @@ class Ours:
             worker_key=None,
             silent_s=30.0,
         )
+        self.scheduler = scheduler
         self.passed_s = 0.0
         plugin.time = lambda: time.time() + self.passed_s
         self.inside.start(scheduler)
@@ -202,6 +208,11 @@ class Ours:
         dumps(answer)
         return answer
 
+    def tick(self) -> None:
+        """What the plug-in does every ``TICK_MS`` while things happen."""
+        self.scheduler.transition_counter += 1
+        self.inside._tick()
+
     def think(self, answer: Any) -> Any:
         """The controller's part."""
         now_s = time.time()
@@ -214,6 +225,7 @@ class Ours:
         """So many looks, one second apart."""
         for _ in range(LOOKS):
             self.passed_s += 1.0
+            self.scheduler.transition_counter += 1
             self.look()
 
 
@@ -231,6 +243,7 @@ async def cost_of(workers: int, tasks: int, state: str) -> Cost:
             dask_close_ms=median_ms(lambda: dumps(scheduler.workers_to_close(target=workers // 2, attribute="name"))),
             look_ms=median_ms(ours.looks) / LOOKS,
             think_ms=median_ms(lambda: ours.think(answer)),
+            tick_ms=median_ms(ours.tick),
         )
     finally:
         ours.inside.stop()
@@ -263,7 +276,7 @@ def promises(costs: Sequence[Cost]) -> Iterator[Promise]:
             ratio = cost.ours_ms / cost.dask_ms
             text = f"{cost.state}: at 10,000 workers and {cost.tasks:,} tasks at most half of Dask's"
             yield Promise(text, f"{ratio:.2f}", ratio <= 0.5)
-    worst = max(cost.look_ms for cost in costs)
+    worst = max(cost.look_ms + 1000 / plugin.TICK_MS * cost.tick_ms for cost in costs)
     yield Promise("less than 1 % of the scheduler's time at one look a second", f"{worst / 10:.2f} %", worst < 10)
 
 

@@ -138,8 +138,9 @@ def live_promises(table: Sequence[Row]) -> Iterator[Promise]:
     yield Promise("fewer worker starts", f"{mine:g} against {theirs:g}", mine < theirs)
     repeated = sum(row.repeated for row in ours)
     yield Promise("no task executed twice", f"{repeated} repeated", repeated == 0)
-    first = max((row.first_request_s for row in ours if row.first_request_s is not None), default=math.nan)
-    yield Promise("first worker asked for within 200 ms of the first graph", f"{1000 * first:.0f} ms", first < 0.2)
+    firsts = sorted(row.first_request_s for row in ours if row.first_request_s is not None)
+    text = f"{1000 * median(firsts):.0f} ms, at most {1000 * max(firsts, default=math.nan):.0f} ms"
+    yield Promise("first worker asked for within 200 ms of the first graph", text, max(firsts, default=math.inf) < 0.2)
 
 
 def name_of(row: Row) -> str:
