@@ -289,6 +289,17 @@ async def test_on_somebody_elses_cluster_every_worker_is_a_job():
         assert ["host-1"] == list((await one.look()).members)
 
 
+async def test_on_somebody_elses_cluster_the_others_may_be_foreign():
+    async with scheduler() as s, engine(s, named=False, declared_only=True) as one, worker(s, "alice") as a:
+        one.expect({"alice": "job-1"})
+        async with worker(s, "bob") as b, worker(s, "carol"):
+            one.expect({b.address: "job-2"})
+            load = await one.look()
+            found = {job: members[0].address for job, members in load.members.items()}
+            assert {"job-1": a.address, "job-2": b.address} == found
+            assert (2, 1) == (load.pools["default"].workers, load.foreign.workers)
+
+
 async def test_a_worker_key_of_the_user_names_the_jobs():
     one_host = {"named": False, "worker_key": lambda ws: ws.host}
     async with scheduler() as s, engine(s, **one_host) as one, worker(s, "a"), worker(s, "b"):
