@@ -24,8 +24,8 @@ from dask_adaptive.engine.reading import Reader
 from dask_adaptive.model import WORKER_NAME, Life, Limits, Phase, Pool, PoolState, Shape, Snapshot, Startup, worker_name
 from dask_adaptive.plan import checked, make_plan, view_of
 from dask_adaptive.policy.classic import TargetDuration
-from dask_adaptive.policy.combine import Patience
-from dask_adaptive.policy.contracts import FRESH
+from dask_adaptive.policy.combine import standard
+from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.upkeep import overdue
 
 __all__ = ["Cost", "build", "markdown", "measure", "promises"]
@@ -41,8 +41,9 @@ TAG = "benchmrk"
 LOOKS = 5
 """Looks in a row that are measured as one; with 10,000 workers a heartbeat comes every 50 s, and is read every 5 s."""
 
-STATES = ("queued", "processing", "idle")
-"""Every thread has a task and the others are queued; all are with the workers; all are done and kept."""
+STATES = ("queued", "processing", "half", "idle")
+"""Every thread has a task and the others are queued; all are with the workers; all are with every other worker and
+the rest is idle; all are done and kept."""
 
 SIZES = (
     (10, 1_000),
@@ -111,10 +112,10 @@ def build(workers: int, tasks: int, state: str) -> Scheduler:
     scheduler = Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0", validate=False)
     present = [add_worker(scheduler, number) for number in range(workers)]
     for number in range(tasks):
-        ws = present[number % workers]
+        ws = present[number % workers if state != "half" else 2 * number % workers]
         if state == "idle":
             hold(scheduler, new_task(scheduler, number, "memory"), ws)
-        elif state == "processing" or number < workers * THREADS:
+        elif state in ("processing", "half") or number < workers * THREADS:
             process(new_task(scheduler, number, "processing"), ws)
         else:
             ts = new_task(scheduler, number, "queued")
@@ -150,6 +151,7 @@ def median_ms(call: Callable[[], Any], enough_s: float = 0.3, least: int = 7, mo
 class Cost:
     """Milliseconds per decision. ``look_ms`` and ``dask_ms`` are spent in the scheduler, ``think_ms`` beside it.
 
+    ``give_up_ms`` is the one round in which patience ends and every idle job is given up, the look left out.
     ``tick_ms`` is spent in the scheduler for every tick of the plug-in, whether anybody looks or not.
     """
 
@@ -160,6 +162,7 @@ class Cost:
     dask_close_ms: float
     look_ms: float
     think_ms: float
+    give_up_ms: float
     tick_ms: float
 
     @property
@@ -175,10 +178,10 @@ class Ours:
     """One round of ours against such a state: the look inside the scheduler, and what the controller makes of it.
 
     Looks are one second apart on the plug-in's clock, since it reads some numbers no oftener than heartbeats come,
-    and something happened between them, since it remembers what did not change.
+    and tasks changed their states between them, since it remembers what did not change.
     """
 
-    def __init__(self, scheduler: Scheduler, workers: int) -> None:
+    def __init__(self, scheduler: Scheduler, workers: int, state: str) -> None:
         self.inside = plugin.Inside(
             name="benchmark",
             everything=False,
@@ -187,13 +190,14 @@ class Ours:
             worker_key=None,
             silent_s=30.0,
         )
-        self.scheduler = scheduler
+        self.scheduler, self.state = scheduler, state
         self.passed_s = 0.0
         plugin.time = lambda: time.time() + self.passed_s
         self.inside.start(scheduler)
         self.inside.declare({TAG: "default"}, {})
         self.reader = Reader(time.time)
-        self.policy = Patience(TargetDuration(), wait_s=0.0, startups=0.0)
+        self.policy: Policy = standard(TargetDuration(), 3.0)
+        self.impatient: Policy = TargetDuration()
         shape = Shape(threads=THREADS, memory_bytes=16 * 2**30)
         pool = Pool("default", shape, Limits(0, workers))
         self.pools = {"default": PoolState(pool, Startup((1.0,), (3.0,)))}
@@ -208,30 +212,36 @@ class Ours:
         dumps(answer)
         return answer
 
+    def happen(self) -> None:
+        """Tasks change their states all the time, but for an idle cluster."""
+        if self.state != "idle":
+            self.scheduler.transition_counter += 1
+
     def tick(self) -> None:
-        """What the plug-in does every ``TICK_MS`` while things happen."""
-        self.scheduler.transition_counter += 1
+        """What the plug-in does every ``TICK_MS``."""
+        self.happen()
         self.inside._tick()
 
-    def think(self, answer: Any) -> Any:
-        """The controller's part."""
+    def think(self, answer: Any, policy: Policy | None = None) -> Any:
+        """The controller's part, with the default policy."""
+        policy = policy or self.policy
         now_s = time.time()
         snapshot = Snapshot(now_s, 1.0, self.reader.load(answer), self.lives, self.pools)
         view = view_of(snapshot)
-        target, _ = self.policy.decide(view, FRESH)
+        target, _ = policy.decide(view, FRESH)
         return make_plan(snapshot, checked(target, view)), overdue(snapshot)
 
     def looks(self) -> None:
         """So many looks, one second apart."""
         for _ in range(LOOKS):
             self.passed_s += 1.0
-            self.scheduler.transition_counter += 1
+            self.happen()
             self.look()
 
 
 async def cost_of(workers: int, tasks: int, state: str) -> Cost:
     scheduler = build(workers, tasks, state)
-    ours = Ours(scheduler, workers)
+    ours = Ours(scheduler, workers, state)
     try:
         ours.think(ours.look())
         answer = ours.look()
@@ -243,6 +253,7 @@ async def cost_of(workers: int, tasks: int, state: str) -> Cost:
             dask_close_ms=median_ms(lambda: dumps(scheduler.workers_to_close(target=workers // 2, attribute="name"))),
             look_ms=median_ms(ours.looks) / LOOKS,
             think_ms=median_ms(lambda: ours.think(answer)),
+            give_up_ms=median_ms(lambda: ours.think(answer, ours.impatient)),
             tick_ms=median_ms(ours.tick),
         )
     finally:
@@ -282,7 +293,17 @@ def promises(costs: Sequence[Cost]) -> Iterator[Promise]:
 
 def markdown(costs: Sequence[Cost]) -> str:
     """One line per cell."""
-    head = ["workers", "tasks", "state", "Dask: target", "+ to close", "ours: look", "+ decide", "ours / Dask"]
+    head = [
+        "workers",
+        "tasks",
+        "state",
+        "Dask: target",
+        "+ to close",
+        "ours: look",
+        "+ decide",
+        "ours / Dask",
+        "once: give up all idle",
+    ]
     body = [
         [
             f"{cost.workers:,}",
@@ -290,6 +311,7 @@ def markdown(costs: Sequence[Cost]) -> str:
             cost.state,
             *(f"{ms:.3f}" for ms in (cost.dask_target_ms, cost.dask_close_ms, cost.look_ms, cost.think_ms)),
             f"{cost.ours_ms / cost.dask_ms:.2f}",
+            f"{cost.give_up_ms:.3f}",
         ]
         for cost in costs
     ]
