@@ -149,8 +149,7 @@ class Adaptive:
         self.cluster.loop.add_callback(self._begin_installed)
 
     async def _begin_installed(self) -> None:
-        if self.cluster.status == Status.created:
-            await self.cluster
+        await self.cluster
         if self.state == "stopped":
             return
         controller: Controller = self.cluster.controller

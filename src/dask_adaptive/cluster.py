@@ -8,10 +8,12 @@ import datetime
 import logging
 import secrets
 import string
+import tempfile
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import dask.config
@@ -161,8 +163,10 @@ class Cluster(DaskCluster):
         self.controller: Controller | None = None
         self._jobs: Jobs | None = None
         self._waiting_s = 0.0
+        self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
-        self._silence, self._silence_logs = ExitStack(), silence_logs
+        self._scaling: asyncio.Future[None] | None = None
+        self._until_closed, self._silence_logs = ExitStack(), silence_logs
         self.scheduler_comm: Any = None
         self._adaptive: Any = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
@@ -180,21 +184,24 @@ class Cluster(DaskCluster):
         """Start on the first use; in asynchronous mode ``await cluster`` does that."""
         if self.status == Status.created and not self.asynchronous:
             self._loop_runner.start()
-            self.sync(self._start)
+            self.sync(self._started)
 
     def __await__(self) -> Any:
-        async def started() -> Cluster:
-            if self.status == Status.created:
-                await self._start()
-            return self
+        return self._started().__await__()
 
-        return started().__await__()
+    async def _started(self) -> Cluster:
+        """Start, or wait for the start that is in flight."""
+        if self._starting is None and self.status == Status.created:
+            self._starting = asyncio.ensure_future(self._start())
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
+        return self
 
     async def _start(self) -> None:
         self.status = Status.starting
         _living.add(self)
         if self._silence_logs:
-            self._silence.enter_context(silence_logging_cmgr(level=self._silence_logs))
+            self._until_closed.enter_context(silence_logging_cmgr(level=self._silence_logs))
         try:
             self.engine = engine = await self._connect()
             self.controller = self._controlled(engine, await self._make_actuator(engine))
@@ -242,11 +249,21 @@ class Cluster(DaskCluster):
 
     def _setup(self, name: str, options: PoolOptions) -> PoolSetup:
         backend = self._backends[name]
-        tls = self.security.get_tls_config_for_role("worker") if self.security.require_encryption else {}
-        files = {f"tls_{key}": value for key, value in tls.items() if key in ("ca_file", "cert", "key") and value}
-        spec = options.spec(self.scheduler_comm.address, files, dask.config.serialize(dask.config.global_config))
+        address, config = self.scheduler_comm.address, dask.config.serialize(dask.config.global_config)
+        spec = options.spec(address, self._tls_files(), config)
         poll_s = getattr(backend, "poll_s", 1.0 if not backend.lag_s else 10.0)
         return PoolSetup(options.pool(name), backend, spec, timeouts(), poll_s)
+
+    def _tls_files(self) -> dict[str, str]:
+        """Files of the workers' credentials; those that exist only in memory go into a private folder until we close."""
+        tls = self.security.get_tls_config_for_role("worker") if self.security.require_encryption else {}
+        files = {f"tls_{key}": tls[key] for key in ("ca_file", "cert", "key") if tls.get(key)}
+        if any("\n" in value for value in files.values()):
+            folder = Path(self._until_closed.enter_context(tempfile.TemporaryDirectory(prefix="dask-adaptive-tls-")))
+            for name, text in files.items():
+                (folder / name).write_text(text)
+                files[name] = str(folder / name)
+        return files
 
     def _controlled(self, engine: DaskEngine, actuator: Actuator) -> Controller:
         first = next(iter(self._options))
@@ -353,11 +370,13 @@ class Cluster(DaskCluster):
         if hard.maximum is not None and size > hard.maximum:
             raise ConfigError(f"{size} jobs are more than the maximum of pool {name!r}, {hard.maximum}")
         self._begin()
-        return self.sync(self._scale, name, size)
+        if not self.asynchronous:
+            return self.sync(self._scale, name, size)
+        self._scaling = asyncio.ensure_future(self._scale(name, size))  # as with Dask, it need not be awaited
+        return self._scaling
 
     async def _scale(self, name: str, size: int) -> None:
-        if self.status == Status.created:
-            await self
+        await self
         sizes = self._sizes() | {name: size}
         earlier, self._adaptive = self._adaptive, None
         if earlier is not None:
@@ -442,8 +461,8 @@ class Cluster(DaskCluster):
         return explanation(self.controller.record if self.controller is not None else None, holders)
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
-        status = status_html(self.records, self.name) + (cluster_status or "")
-        return str(super()._repr_html_(cluster_status=status))
+        status = f'<tr><td colspan="2">{status_html(self.records, self.name)}</td></tr>'
+        return str(super()._repr_html_(cluster_status=status + (cluster_status or "")))
 
     def _widget(self) -> Any:
         if not hasattr(self, "_cached_widget"):
@@ -468,6 +487,10 @@ class Cluster(DaskCluster):
     async def _close(self) -> None:
         if self.status == Status.closed:
             return
+        starting = self._starting
+        if starting is not None and not starting.done() and starting is not asyncio.current_task():
+            starting.cancel()  # it closes what it has begun
+            await asyncio.wait([starting])
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._really_close())
         await asyncio.shield(self._closing)
@@ -492,7 +515,7 @@ class Cluster(DaskCluster):
             await self.scheduler_comm.close_rpc()
         if self.scheduler is not None:
             await self.scheduler.close()
-        self._silence.close()
+        self._until_closed.close()
         self.status = Status.closed
         _living.discard(self)
 

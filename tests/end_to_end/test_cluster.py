@@ -113,7 +113,7 @@ async def test_scale_needs_one_size_that_can_be() -> None:
 
 async def test_adapt_during_a_start(trace: Trace) -> None:
     cluster = LocalCluster(n_workers=0, dashboard_address=None, asynchronous=True)
-    starting = asyncio.ensure_future(cluster._start())
+    starting = asyncio.ensure_future(cluster)
     await asyncio.sleep(0)
     cluster.adapt(minimum=1, maximum=2)
     await starting
@@ -134,7 +134,7 @@ async def test_scale_during_adapt_while_jobs_start(trace: Trace) -> None:
 async def test_wait_for_workers() -> None:
     async with local() as (cluster, _):
         cluster.scale(2)
-        await cluster.wait_for_workers(2, timeout=60)
+        await cluster.wait_for_workers(2, timeout=60)  # although nobody awaited scale()
         assert 2 == len(workers(cluster))
         with pytest.raises(TimeoutError):
             await cluster.wait_for_workers(3, timeout=0.2)
