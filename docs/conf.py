@@ -1,0 +1,48 @@
+"""How the documentation is built: ``make docs``."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import click
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+project = "dask-adaptive"
+author = copyright = "The dask-adaptive developers"
+release = version("dask-adaptive")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["images"]
+html_theme = "furo"
+html_title = "dask-adaptive"
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+
+
+class Help(SphinxDirective):
+    """``--help`` of a command, as the command prints it: the page cannot differ from it."""
+
+    required_arguments = 0
+    optional_arguments = 1
+    final_argument_whitespace = False
+
+    def run(self) -> list[nodes.Node]:
+        from dask_adaptive.show.cli import adaptive
+
+        words = self.arguments[:1]
+        command: click.Command = adaptive
+        context = click.Context(adaptive, info_name="dask adaptive", max_content_width=100)
+        for word in words:
+            assert isinstance(command, click.Group)
+            command = command.commands[word]
+            context = click.Context(command, info_name=word, parent=context, max_content_width=100)
+        text = command.get_help(context)
+        return [nodes.literal_block(text, text, language="text")]
+
+
+def setup(app: Sphinx) -> None:
+    app.add_directive("program-help", Help)
