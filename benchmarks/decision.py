@@ -229,7 +229,7 @@ class Ours:
         snapshot = Snapshot(now_s, 1.0, self.reader.load(answer), self.lives, self.pools)
         view = view_of(snapshot)
         target, _ = policy.decide(view, FRESH)
-        return make_plan(snapshot, checked(target, view)), overdue(snapshot)
+        return make_plan(snapshot, checked(target, view), view), overdue(snapshot)
 
     def looks(self) -> None:
         """So many looks, one second apart."""

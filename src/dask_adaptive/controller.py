@@ -179,7 +179,7 @@ class Controller:
 
     async def plan(self, snapshot: Snapshot, target: Target) -> Plan:
         """What the target asks for, and what is overdue."""
-        self.proposal = plan = make_plan(snapshot, target)
+        self.proposal = plan = make_plan(snapshot, target, self.view)
         if self.advisor is not None:
             plan = await self.advisor.plan_for(snapshot, plan)
         return replace(plan, cancels=plan.cancels + overdue(snapshot))

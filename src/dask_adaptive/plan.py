@@ -45,11 +45,9 @@ _PHASES = {id(phase): phase for phase in Phase}
 def view_of(snapshot: Snapshot) -> View:
     """What a policy may know of a snapshot: jobs counted by pool and phase in one pass."""
     counts = _counts(snapshot.lives)
-    idle: Counter[str] = Counter()
-    for job in snapshot.load.idle:
-        life = snapshot.lives.get(job.name)
-        if life is not None and life.phase is Phase.READY:
-            idle[life.pool] += 1
+    known, ready = snapshot.lives.get, Phase.READY
+    serving = [life.pool for job in snapshot.load.idle if (life := known(job.name)) is not None and life.phase is ready]
+    idle = Counter(serving)
     pools = tuple(
         PoolView(
             pool=state.pool,
@@ -64,7 +62,7 @@ def view_of(snapshot: Snapshot) -> View:
     return View(snapshot.at_s, snapshot.interval_s, snapshot.load, pools)
 
 
-def make_plan(snapshot: Snapshot, target: Target) -> Plan:
+def make_plan(snapshot: Snapshot, target: Target, view: View | None = None) -> Plan:
     """What to start in this round so that each pool comes nearer to its target.
 
     Parameters
@@ -73,13 +71,16 @@ def make_plan(snapshot: Snapshot, target: Target) -> Plan:
         Everything that is known as of this round.
     target:
         Jobs wanted by pool; see ``checked``.
+    view:
+        The view of this snapshot, if it is at hand; it saves counting the jobs again.
 
     Returns
     -------
     Plan
         Submits, retires and cancels; ``held`` says for each pool why less is started than the target asks for.
     """
-    counts = _counts(snapshot.lives)
+    view = view or view_of(snapshot)
+    counts = {pool.pool.name: pool.phases for pool in view.pools}
     submits: list[Submit] = []
     retires: list[Retire] = []
     cancels: list[Cancel] = []
@@ -131,10 +132,11 @@ def checked(target: Target, view: View) -> Target:
 
 
 def _counts(lives: Mapping[str, Life]) -> dict[str, dict[Phase, int]]:
-    phases: dict[str, list[int]] = {}
-    for life in lives.values():
-        phases.setdefault(life.pool, []).append(id(life.phase))
-    return {pool: {_PHASES[key]: number for key, number in Counter(keys).items()} for pool, keys in phases.items()}
+    counts: dict[str, dict[Phase, int]] = {}
+    numbers = Counter([(life.pool, id(life.phase)) for life in lives.values()])
+    for (pool, phase), number in numbers.items():
+        counts.setdefault(pool, {})[_PHASES[phase]] = number
+    return counts
 
 
 def _room(state: PoolState, missing: int, alive: int, at_s: float) -> tuple[int, str]:
