@@ -359,6 +359,25 @@ async def test_workers_are_told_to_a_cluster():
             await until(lambda: ("remove", late.address) in seen)
 
 
+async def test_a_callback_that_fails_does_not_end_the_pushes():
+    words: list[str] = []
+
+    def fail_once(word: str) -> None:
+        words.append(word)
+        if len(words) == 1:
+            raise ValueError(word)
+
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        one.watch(fail_once)
+        await one.start()
+
+        async def told_again() -> bool:
+            await c.cancel(c.submit(count, 1, pure=False))
+            return len(words) > 1
+
+        await until(told_again)
+
+
 async def test_a_scatter_on_no_workers_wakes_and_counts():
     words: list[str] = []
     async with scheduler() as s, engine(s) as one, client(s) as c:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 import re
 import uuid
@@ -26,6 +27,8 @@ from dask_adaptive.model import WORKER_NAME, Load
 __all__ = ["DaskEngine", "Holding"]
 
 FIRST_CONTACT_S = 30.0
+
+logger = logging.getLogger(__name__)
 
 OnWorker = Callable[[str, Any], None]
 
@@ -317,7 +320,7 @@ class DaskEngine:
         """Read pushes; after a lost connection come back, more and more patiently."""
         delay_s = 0.1
         while not self._closed:
-            with suppress(OSError, asyncio.TimeoutError, EngineError):
+            try:
                 await self._attach()
                 comm = await connect(self.address, timeout=self._timeout_s, **self._connection_args)
                 try:
@@ -325,6 +328,10 @@ class DaskEngine:
                     delay_s = 0.1
                 finally:
                     comm.abort()
+            except (OSError, asyncio.TimeoutError, EngineError) as error:
+                logger.debug("No pushes from %s: %s", self.address, error)
+            except Exception:  # somebody else's callback must not end the pushes
+                logger.exception("Reading pushes from %s failed; trying again", self.address)
             self._streaming.clear()
             await asyncio.sleep(delay_s)
             delay_s = min(2 * delay_s, 5.0)
