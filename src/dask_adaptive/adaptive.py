@@ -18,7 +18,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import dask.config
-from distributed.core import Status
 from distributed.deploy.spec import SpecCluster
 
 from dask_adaptive.config import Bounds, check_keys, cores_here, count_of, limits_of, scaling_of, setting

@@ -255,7 +255,7 @@ class Cluster(DaskCluster):
         return PoolSetup(options.pool(name), backend, spec, timeouts(), poll_s)
 
     def _tls_files(self) -> dict[str, str]:
-        """Files of the workers' credentials; those that exist only in memory go into a private folder until we close."""
+        """Files of the workers' credentials; those that exist only in memory are put into a private folder."""
         tls = self.security.get_tls_config_for_role("worker") if self.security.require_encryption else {}
         files = {f"tls_{key}": tls[key] for key in ("ca_file", "cert", "key") if tls.get(key)}
         if any("\n" in value for value in files.values()):
