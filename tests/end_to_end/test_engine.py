@@ -13,7 +13,7 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client, Scheduler, Worker, secede
-from distributed.core import Status
+from distributed.core import Status, rpc
 from distributed.utils_comm import scatter_to_workers
 
 from dask_adaptive.engine import DaskEngine
@@ -396,7 +396,7 @@ async def test_a_scatter_on_no_workers_wakes_and_counts():
 
 @asynccontextmanager
 async def two_workers(**options: Any):
-    async with scheduler(**options) as s, engine(s) as one, client(s) as c:
+    async with scheduler() as s, engine(s, **options) as one, client(s) as c:
         async with worker(s) as a, worker(s, worker_name("abcdtest.1", 0)) as b:
             yield s, one, c, a, b
 
@@ -546,15 +546,27 @@ async def test_a_job_of_two_workers_goes_whole_or_not_at_all():
 
 
 async def test_marks_of_a_silent_controller_are_lifted():
-    async with scheduler() as s, engine(s, silent_s=0.3) as one, client(s) as c:
-        async with worker(s) as a, worker(s, worker_name("abcdtest.1", 0)):
-            future = c.submit(hold, "x", workers=[a.address])
-            await until(lambda: RUNS["x"])
-            refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S, busy=True)
-            assert "silent" in refusals["abcdtest.0"]
-            await until(lambda: s.workers[a.address].status == Status.running)
-            gate("x").set()
-            await future
+    async with two_workers(silent_s=0.3) as (s, one, c, a, _):
+        await one.look()
+        future = c.submit(hold, "x", workers=[a.address])
+        await until(lambda: RUNS["x"])
+        async with rpc(s.address) as dead:  # speaks once and never again
+            drain = getattr(dead, f"{one.name}-drain")
+            refusals = await drain(jobs={"abcdtest.0": [a.address]}, wait_s=LIMIT_S, busy=True)
+        assert "silent" in refusals["abcdtest.0"]
+        await until(lambda: s.workers[a.address].status == Status.running)
+        gate("x").set()
+        await future
+
+
+async def test_a_controller_that_waits_for_a_drain_is_not_silent():
+    async with two_workers(silent_s=2.0) as (_, one, c, a, _):
+        future = c.submit(hold, "x", workers=[a.address])
+        await until(lambda: RUNS["x"])
+        refusals = await one.drain({"abcdtest.0": [a.address]}, 4.0, busy=True)
+        assert "did not end in time" in refusals["abcdtest.0"]
+        gate("x").set()
+        await future
 
 
 async def test_a_job_that_is_gone_already_needs_no_drain():

@@ -185,8 +185,19 @@ class DaskEngine:
     async def drain(self, jobs: Mapping[str, Sequence[str]], wait_s: float, *, busy: bool = False) -> Mapping[str, str]:
         """Take whole jobs out of service without losing anything; for each why it was refused, or ""."""
         listed = {job: list(addresses) for job, addresses in jobs.items()}
-        refusals = await self._ask("drain", _timeout_s=wait_s, jobs=listed, wait_s=wait_s, busy=busy)
+        alive = asyncio.ensure_future(self._stay_alive())
+        try:
+            refusals = await self._ask("drain", _timeout_s=wait_s, jobs=listed, wait_s=wait_s, busy=busy)
+        finally:
+            alive.cancel()
         return dict(refusals)
+
+    async def _stay_alive(self) -> None:
+        """Speak often enough that the scheduler does not take us for dead, however seldom the controller looks."""
+        while True:
+            await asyncio.sleep(self._config["silent_s"] / 3)
+            with suppress(EngineError):
+                await self._ask("declare", tags={}, jobs={})
 
     def watch(self, wake: Callable[[str], None]) -> None:
         """From now on call ``wake`` with a word on what happened at the scheduler.

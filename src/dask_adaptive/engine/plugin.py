@@ -826,7 +826,8 @@ class Inside(SchedulerPlugin):
         self._hear()
         self.roster.tags.update(tags)
         self.roster.declared.update(jobs)
-        self.roster.again(list(self.scheduler.workers.values()))
+        if tags or jobs:
+            self.roster.again(list(self.scheduler.workers.values()))
         return True
 
     def look(self, members: int = 0, idle: int = 0) -> dict[str, Any]:
