@@ -36,7 +36,7 @@ async def test_a_repeated_execution_is_counted():
             future = session.client.submit(nap, 0.01, key="same")
             await session.results([future])
             future.release()
-            while await session.client.run_on_scheduler(knows, "same"):
+            while await session.client.run_on_scheduler(knows, "same"):  # noqa: ASYNC110  the scheduler has no event for it
                 await asyncio.sleep(0.01)
 
     assert 1 == (await run(shape)).repeated
