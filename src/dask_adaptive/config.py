@@ -43,6 +43,7 @@ DEFAULTS: Mapping[str, Any] = {
     "lost-timeout": "30s",
     "drain-timeout": "600s",
     "end-timeout": "15s",
+    "unknown-timeout": "120s",
     "first-worker-notice": "10s",
 }
 """Our own configuration, under ``adaptive`` in Dask's configuration (``DASK_ADAPTIVE__POLICY`` in the environment)."""

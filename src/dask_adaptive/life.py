@@ -4,7 +4,7 @@
        │            │           │           │          │ ↑          │          ↑
        │            └───────────┴───────────┴──────────┼─┼──────────┼──────────┤  told to end
        │            │           │           │          │ └──────────┘          │  drain refused
-       ├────────────┴───────────┴───────────┴──> FAILED (ended before serving, or with an error)
+       ├────────────┴───────────┴───────────┴──────────┴──> FAILED (ended before serving, or with an error)
        └──> UNKNOWN ──> any that the manager shows; FAILED at its deadline
 
 * QUEUED and beyond come from the resource manager (or from workers that registered), never from our own submit.
@@ -48,8 +48,8 @@ ALLOWED: Mapping[Phase, frozenset[Phase]] = {
     Q: frozenset({T, R, E, G, F}),
     T: frozenset({Q, R, E, G, F}),
     R: frozenset({Q, D, E, G, F}),
-    D: frozenset({R, E, G, F}),
-    E: frozenset({G, F}),
+    D: frozenset({R, E, G}),
+    E: frozenset({G}),
     G: frozenset({Q, T, R, E}),
     F: frozenset({Q, T, R, E}),
     U: frozenset({Q, T, R, E, G, F}),
@@ -156,8 +156,10 @@ def _ended(life: Life, job: Job, now_s: float) -> Life:
         return life
     asked = life.phase in (D, E)
     if asked or (life.served and not job.exit_code):
-        return _move(life, G, now_s, reason=job.reason or life.reason, present=0)
-    why = job.reason or "ended before its workers registered"
+        return _move(life, G, now_s, reason=job.reason or life.reason or "ended", present=0)
+    why = job.reason or (
+        f"ended with exit code {job.exit_code}" if life.served else "ended before its workers registered"
+    )
     return _move(life, F, now_s, reason=why, present=0)
 
 

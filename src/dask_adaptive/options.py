@@ -135,4 +135,5 @@ def timeouts() -> Timeouts:
         lost_s=seconds_of("adaptive.lost-timeout", setting("lost-timeout")),
         drain_s=seconds_of("adaptive.drain-timeout", setting("drain-timeout"), positive=True),
         end_s=seconds_of("adaptive.end-timeout", setting("end-timeout"), positive=True),
+        unknown_s=seconds_of("adaptive.unknown-timeout", setting("unknown-timeout")),
     )

@@ -504,7 +504,7 @@ async def test_row_09_the_idle_worker_goes_and_the_busy_one_stays(trace: Trace) 
     async with local() as (cluster, client):
         cluster.scale(2)
         await cluster.wait_for_workers(2, timeout=60)
-        busy, idle = cluster.scheduler_info["workers"]
+        busy, _ = cluster.scheduler_info["workers"]
         future = client.submit(trace.task("go"), 1, workers=[busy])
         await until(lambda: trace.runs)
         cluster.adapt(minimum=0, maximum=2, **QUICK)

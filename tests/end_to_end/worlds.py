@@ -87,11 +87,10 @@ class Trace:
             import os
             import time
             import uuid
+            from pathlib import Path
 
-            name = f"ran {x} {os.getpid()} {uuid.uuid4().hex}"
-            with open(os.path.join(folder, name), "w"):
-                pass
-            while gate and not os.path.exists(os.path.join(folder, gate)):
+            Path(folder, f"ran {x} {os.getpid()} {uuid.uuid4().hex}").touch()
+            while gate and not Path(folder, gate).exists():
                 time.sleep(0.01)
             return x
 
