@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from importlib import metadata
 
 import click
 from docutils import nodes
@@ -11,7 +11,7 @@ from sphinx.util.docutils import SphinxDirective
 
 project = "dask-adaptive"
 author = copyright = "The dask-adaptive developers"
-release = version("dask-adaptive")
+version = release = metadata.version("dask-adaptive")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -44,5 +44,20 @@ class Help(SphinxDirective):
         return [nodes.literal_block(text, text, language="text")]
 
 
+def literal(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Drawings and examples in the docstring of a module are shown as they are."""
+    if what == "module":
+        shown: list[str] = []
+        for line in lines:
+            if line.startswith("    ") and (not shown or not shown[-1]) and "::" not in shown:
+                shown += ["::", ""]
+            elif line and not line.startswith(" "):
+                shown = [*shown, line]
+                continue
+            shown.append(line)
+        lines[:] = shown
+
+
 def setup(app: Sphinx) -> None:
     app.add_directive("program-help", Help)
+    app.connect("autodoc-process-docstring", literal)

@@ -218,6 +218,17 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
     ]
 
 
+def test_every_weakness_has_its_row_and_its_tests() -> None:
+    """Docs carry the table of the 56, and a test that says ``row_NN`` is named in row NN."""
+    page = (ROOT / "docs" / "weaknesses.md").read_text(encoding="utf-8")
+    rows = {int(number): row for number, row in re.findall(r"^\| (\d+) \| (.*)$", page, re.MULTILINE)}
+    assert list(range(1, 57)) == list(rows)
+    files = (ROOT / "tests").rglob("test_*.py")
+    found = {name for path in files for name in functions_in(path) if re.match(r"test_row_\d", name)}
+    missing = [name for name in found if name not in rows[int(name.split("_")[2])]]
+    assert [] == missing
+
+
 def test_every_word_of_the_makefile_is_explained() -> None:
     words = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     explained = re.findall(r"`make ([\w-]+)", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))

@@ -33,7 +33,7 @@ from dask_adaptive.model import (
 )
 from dask_adaptive.operations import Operations
 
-__all__ = ["POOL", "TIMEOUTS", "ForeignCluster", "Seen", "Side"]
+__all__ = ["POOL", "TIMEOUTS", "ForeignCluster", "Members", "Seen", "Side", "Work"]
 
 logger = logging.getLogger(__name__)
 
