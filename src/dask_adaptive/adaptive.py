@@ -100,7 +100,8 @@ class Adaptive:
         bounds = {key: value for key, value in said.items() if value is not None}
         self._scaling = scaling_of(interval, wait_count, target_duration)
         self.interval = self._scaling.interval_s
-        self.wait_count, self.target_duration = wait_count, self._scaling.target_duration_s
+        self.wait_count = round(self._scaling.wait_s / self.interval)
+        self.target_duration = self._scaling.target_duration_s
         self._inner = self._chosen(policy, target_duration)
         self.policy = standard(self._inner, self._scaling.wait_s)
         self.cluster = cluster
