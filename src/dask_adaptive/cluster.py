@@ -152,6 +152,7 @@ class Cluster(DaskCluster):
     ) -> None:
         self._options = pool_options(pools, options)
         self._wanted = count_of("n_workers", n_workers or 0)
+        self._check_size(next(iter(self._options)), self._jobs_for(self._wanted, next(iter(self._options))))
         self._journal_path = journal if journal is not None else setting("journal")
         self._notice_s = seconds_of("adaptive.first-worker-notice", setting("first-worker-notice"))
         self._attached = scheduler
@@ -366,14 +367,17 @@ class Cluster(DaskCluster):
         check_keys("pool", [name], self._options)
         shape = self._shape(name)
         size = limits_of(Bounds(**given), shape, None).minimum
-        hard = self.hard_limits(name)
-        if hard.maximum is not None and size > hard.maximum:
-            raise ConfigError(f"{size} jobs are more than the maximum of pool {name!r}, {hard.maximum}")
+        self._check_size(name, size)
         self._begin()
         if not self.asynchronous:
             return self.sync(self._scale, name, size)
         self._scaling = asyncio.ensure_future(self._scale(name, size))  # as with Dask, it need not be awaited
         return self._scaling
+
+    def _check_size(self, name: str, size: int) -> None:
+        hard = self.hard_limits(name)
+        if hard.maximum is not None and size > hard.maximum:
+            raise ConfigError(f"{size} jobs are more than the maximum of pool {name!r}, {hard.maximum}")
 
     async def _scale(self, name: str, size: int) -> None:
         await self
@@ -480,7 +484,7 @@ class Cluster(DaskCluster):
 
     def close(self, timeout: float | None = None) -> Any:
         """End every job, and the scheduler if it is ours. Safe to call twice, and after ctrl-C."""
-        if self.status == Status.created:
+        if self.status == Status.created and self._starting is None:
             self.status = Status.closed
         return super().close(timeout)
 
@@ -521,7 +525,8 @@ class Cluster(DaskCluster):
 
     async def _hand_over(self) -> None:
         """Before our workers leave a scheduler that goes on: let them finish and give their data to the others."""
-        record = self.controller.record if self.controller is not None else None
+        controller = self.controller
+        record = controller.record if controller is not None and not controller.lost_s else None
         if self.engine is None or record is None or self._jobs is None:
             return
         members = record.snapshot.load.members
@@ -616,6 +621,7 @@ _LOCAL_OPTIONS = (
     *("backend", "scheduler_options", "name", "security", "journal", "asynchronous", "loop", "quiet", "silence_logs"),
     *("resources", "gpus", "preload", "environment", "workers_per_job", "local_directory", "worker_arguments"),
     *("death_timeout", "maximum", "minimum"),
+    *("n_workers", "threads_per_worker", "memory_limit", "scheduler_port", "host", "dashboard_address"),
 )
 
 

@@ -81,6 +81,8 @@ def count_of(key: str, value: object, *, least: int = 0) -> int:
 def bytes_of(key: str, value: object) -> int:
     """A number of bytes: a number, or text such as ``"4 GB"`` or ``"512 MiB"``."""
     try:
+        if isinstance(value, str) and not any(character.isdigit() for character in value):
+            raise ValueError(value)  # Dask takes "GB" for 1 GB
         amount = parse_bytes(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
     except (ValueError, TypeError, KeyError):
         raise ConfigError(f"{key} must be a size such as '4 GB' or a number of bytes, not {value!r}") from None
@@ -93,7 +95,7 @@ def seconds_of(key: str, value: object, *, positive: bool = False) -> float:
     """A number of seconds: a number, or text such as ``"500 ms"`` or ``"2h"``."""
     try:
         amount = float(parse_timedelta(value, default="s"))
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise ConfigError(f"{key} must be a duration such as '5s' or a number of seconds, not {value!r}") from None
     if not amount >= 0 or math.isinf(amount) or (positive and not amount):
         raise ConfigError(f"{key} must be a finite duration above 0, not {value!r}")

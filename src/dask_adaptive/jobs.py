@@ -42,6 +42,7 @@ KEEP_OVER = 200
 SAMPLES = 32
 BROKEN_AFTER = 3
 RELUCTANT_S = 5.0
+UNKNOWN_AT_CLOSE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +409,7 @@ class Jobs:
     async def aclose(self, timeout_s: float) -> tuple[str, ...]:
         """See ``Actuator``."""
         end_s = self._clock() + timeout_s
+        self._hold_no_longer(self._clock())
         while (left := self._left()) and self._clock() < end_s:
             for lane in self._lanes.values():
                 lane.due = True
@@ -421,6 +423,14 @@ class Jobs:
         for lane in self._lanes.values():
             await lane.backend.aclose()
         return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
+
+    def _hold_no_longer(self, now_s: float) -> None:
+        """Who closes does not wait for the whole deadline of a submit of unknown outcome, only for one honest list."""
+        for life in self._left():
+            if life.phase is Phase.UNKNOWN:
+                lag_s = self.setups[life.pool].backend.lag_s
+                deadline_s = min(life.deadline_s, now_s + UNKNOWN_AT_CLOSE_S + lag_s)
+                self._put(replace(life, deadline_s=deadline_s), now_s)
 
     def _left(self) -> Collection[Life]:
         return [life for life in self._lives.values() if life.phase in ALIVE]

@@ -156,7 +156,8 @@ def _ended(life: Life, job: Job, now_s: float) -> Life:
         return life
     asked = life.phase in (D, E)
     if asked or (life.served and not job.exit_code):
-        return _move(life, G, now_s, reason=job.reason or life.reason or "ended", present=0)
+        why = life.reason or job.reason if life.told else job.reason or life.reason
+        return _move(life, G, now_s, reason=why or "ended", present=0)
     why = job.reason or (
         f"ended with exit code {job.exit_code}" if life.served else "ended before its workers registered"
     )

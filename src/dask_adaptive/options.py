@@ -64,6 +64,9 @@ class PoolOptions:
 
     def shape(self) -> Shape:
         """What one job brings. Raises ``ConfigError`` naming the key that cannot be."""
+        for key in ("resources", "environment"):
+            if not isinstance(getattr(self, key), Mapping):
+                raise ConfigError(f"{key} must map names to values, not {getattr(self, key)!r}")
         resources = {str(name): _amount(f"resources[{name!r}]", value) for name, value in self.resources.items()}
         gpus = count_of("gpus", self.gpus)
         if gpus:
@@ -122,9 +125,12 @@ def pool_options(
         raise ConfigError(f"pools= must map a name to the options of each pool, not {pools!r}")
     found = {}
     for name, options in (pools or {"default": {}}).items():
+        if not isinstance(options, Mapping):
+            raise ConfigError(f"pool {name!r} must have a mapping of options, not {options!r}")
         check_keys(f"option of pool {name!r}:", options, known)
-        found[str(name)] = PoolOptions(**{**given, **options})
-        found[str(name)].pool(str(name))
+        found[str(name)] = each = PoolOptions(**{**given, **options})
+        each.pool(str(name))
+        each.spec("", {}, "")
     return found
 
 

@@ -18,7 +18,7 @@ from distributed import Client
 
 from dask_adaptive import Cluster, LocalCluster
 
-LIMIT_S = 15.0
+LIMIT_S = 60.0
 MARK = "DASK_ADAPTIVE_TEST_MARK"
 QUICK = {"interval": "50 ms", "wait_count": 2, "target_duration": "50 ms"}
 """Options of ``adapt`` that ask for a job per task, and give up what is idle at once."""

@@ -57,6 +57,8 @@ class Limit:
 
 
 def _clip(want: Want, limits: Limits, whose: str) -> Want:
+    if want.jobs < 0:  # a broken policy: clipped to nothing it would end every job; left alone it is refused
+        return want
     jobs = limits.clip(want.jobs)
     if jobs < want.jobs:
         return Want(jobs, f"{want.reason}; cut from {want.jobs} to {jobs}, the maximum of {whose}", firm=True)
