@@ -20,7 +20,7 @@ import click
 import pytest
 
 import dask_adaptive
-from dask_adaptive import errors, registry
+from dask_adaptive import controller, errors, life, registry
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.config import DEFAULTS
 from dask_adaptive.policy.contracts import Policy
@@ -216,6 +216,13 @@ def test_every_test_that_a_page_names_exists(page: Path) -> None:
         for path, test in named
         if not (ROOT / path).is_file() or (test and test not in functions_in(ROOT / path))
     ]
+
+
+@pytest.mark.parametrize("module", [controller, errors, life], ids=lambda module: module.__name__)
+def test_the_drawings_of_the_design_are_those_of_the_code(module: ModuleType) -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    drawing = re.findall(r"(?:^    .+\n)+", module.__doc__ or "", re.MULTILINE)[0]
+    assert drawing.replace("``", "") in page
 
 
 def test_every_weakness_has_its_row_and_its_tests() -> None:
