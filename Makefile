@@ -33,7 +33,7 @@ bench: $(STAMP)  ## benchmarks, as ratios against rivals in the same run
 	$(BIN)/python -m benchmarks.run --output build/bench $(ARGS)
 
 docs: $(STAMP)  ## the documentation in build/docs; warnings are errors
-	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
+	$(BIN)/sphinx-build -E -W --keep-going -q -b html docs build/docs
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

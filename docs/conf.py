@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from importlib import metadata
 
-import click
+from click.testing import CliRunner
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+from dask_adaptive.show.cli import adaptive
 
 project = "dask-adaptive"
 author = copyright = "The dask-adaptive developers"
@@ -26,21 +28,11 @@ autodoc_default_options = {"members": True, "show-inheritance": False}
 class Help(SphinxDirective):
     """``--help`` of a command, as the command prints it: the page cannot differ from it."""
 
-    required_arguments = 0
     optional_arguments = 1
-    final_argument_whitespace = False
 
     def run(self) -> list[nodes.Node]:
-        from dask_adaptive.show.cli import adaptive
-
-        words = self.arguments[:1]
-        command: click.Command = adaptive
-        context = click.Context(adaptive, info_name="dask adaptive", max_content_width=100)
-        for word in words:
-            assert isinstance(command, click.Group)
-            command = command.commands[word]
-            context = click.Context(command, info_name=word, parent=context, max_content_width=100)
-        text = command.get_help(context)
+        arguments = [*self.arguments, "--help"]
+        text = CliRunner().invoke(adaptive, arguments, prog_name="dask adaptive", terminal_width=100).output
         return [nodes.literal_block(text, text, language="text")]
 
 
