@@ -9,6 +9,7 @@ journal, never the cluster.
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from collections import deque
@@ -180,11 +181,11 @@ class _Writer:
         self.path = path
         self.fresh = threading.Event()
         self.fresh.set()
+        self._torn = False
         self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("ab"):
-                pass
+            _mend(path)
         except OSError as error:
             raise ConfigError(f"journal {str(path)!r} cannot be written: {error.strerror}") from error
         self._thread = threading.Thread(target=self._run, name="dask-adaptive-journal", daemon=True)
@@ -208,6 +209,9 @@ class _Writer:
     def _write(self, line: bytes) -> OSError | None:
         """Append a line; after an error the next one has to be complete."""
         try:
+            if self._torn:
+                _mend(self.path)
+                self._torn = False
             with self.path.open("ab") as file:
                 file.write(line)
                 full = file.tell() > ROTATE_BYTES
@@ -216,8 +220,23 @@ class _Writer:
                 self.fresh.set()
         except OSError as error:
             self.fresh.set()
+            self._torn = True
             return error
         return None
+
+
+def _mend(path: Path) -> None:
+    """Take off the part of a line that a killed writer, or a full disk, left at the end; make the file if need be."""
+    with path.open("a+b") as file:
+        at = file.seek(0, os.SEEK_END)
+        while at:
+            step = min(at, 2**20)
+            at = file.seek(at - step)
+            newline = file.read(step).rfind(b"\n")
+            if newline >= 0:
+                at += newline + 1
+                break
+        file.truncate(at)
 
 
 def read(path: str | Path) -> Iterator[Record]:
