@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dask_adaptive.model import ALIVE, Phase, PoolState, Record
@@ -119,11 +119,3 @@ def first_worker_notice(record: Record, waited_s: float) -> str:
     jobs = ", ".join(f"{count} {word}" for word, count in phases.items()) or f"none ({'; '.join(reasons)})"
     words = f"{waiting} tasks have waited {waited_s:.0f} s for their first worker; jobs: {jobs}"
     return "; ".join([words, *troubles, *record.target.impossible])
-
-
-def by_phase(record: Record) -> Mapping[Phase, int]:
-    """How many jobs are in each phase."""
-    counts: dict[Phase, int] = {}
-    for life in record.snapshot.lives.values():
-        counts[life.phase] = counts.get(life.phase, 0) + 1
-    return counts
