@@ -225,6 +225,13 @@ def test_the_drawings_of_the_design_are_those_of_the_code(module: ModuleType) ->
     assert drawing.replace("``", "") in page
 
 
+def test_every_room_is_in_the_design() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8").split("## Rooms")[1].split("\n## ")[0]
+    top = [path for path in (ROOT / "src" / "dask_adaptive").iterdir() if path.suffix == ".py" or path.is_dir()]
+    rooms = {path.name + ("/" if path.is_dir() else "") for path in top if path.name != "__pycache__"}
+    assert set() == {room for room in rooms if room not in page}
+
+
 def test_every_weakness_has_its_row_and_its_tests() -> None:
     """Docs carry the table of the 56, and a test that says ``row_NN`` is named in row NN."""
     page = (ROOT / "docs" / "weaknesses.md").read_text(encoding="utf-8")
