@@ -114,8 +114,8 @@ class Specified:
                 continue
             worker = self._cluster.workers.get(token)
             seen[name] = _unserved(worker, workers)
-            address = getattr(worker, "worker_address", None) or getattr(worker, "address", None)
-            if isinstance(address, str) and "://" in address and self._addresses.get(address) != name:
+            address = _address(worker)
+            if "://" in address and self._addresses.get(address) != name:
                 late[address] = name
         if late:  # its name did not show up: the scheduler may know the worker by another one
             self._addresses.update(late)
@@ -190,6 +190,14 @@ def _group(entry: Mapping[str, Any]) -> Sequence[str]:
     """The suffixes of a job's workers."""
     group: Sequence[str] = entry.get("group", ("",))
     return group
+
+
+def _address(worker: Any) -> str:
+    """Where a worker listens; empty as long as it does not, which a ``Server`` answers with an error."""
+    with suppress(ValueError):
+        address = getattr(worker, "worker_address", None) or getattr(worker, "address", None)
+        return address if isinstance(address, str) else ""
+    return ""
 
 
 def _unserved(worker: Any, workers: int) -> Seen:
