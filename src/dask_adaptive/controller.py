@@ -189,7 +189,7 @@ class Controller:
         try:
             self._load = await asyncio.wait_for(self.engine.look(), LOOK_TIMEOUT_S)
         except (EngineError, asyncio.TimeoutError) as failure:
-            why = f"the scheduler cannot be asked: {failure or 'no answer'}"
+            why = f"the scheduler cannot be asked: {str(failure) or 'no answer'}"
             if not self.lost_s:
                 self.lost_s = self._now()
                 self._events.append(why)

@@ -139,6 +139,29 @@ async def test_wait_for_workers() -> None:
             await cluster.wait_for_workers(3, timeout=0.2)
 
 
+async def test_scale_to_none_waits_for_whoever_holds_results(trace: Trace) -> None:
+    async with local() as (cluster, client):
+        cluster.scale(1)
+        future = client.submit(trace.task(), 5, key="precious")
+        await future
+        await cluster.scale(0)
+        stays = await until(
+            lambda: [event for record in cluster.records for event in record.events if "stays" in event]
+        )
+        assert 5 == await future
+        assert 1 == len(workers(cluster)), stays
+        future.release()
+        await until(lambda: not workers(cluster))
+        assert {"5": 1} == trace.runs
+
+
+async def test_a_client_that_shuts_down_closes_its_cluster() -> None:
+    cluster = await LocalCluster(n_workers=1, dashboard_address=None, asynchronous=True)
+    client = await Client(cluster, asynchronous=True)
+    await client.shutdown()
+    assert cluster.status == Status.closed
+
+
 # --- pools --------------------------------------------------------------------------------------------------------
 
 

@@ -369,6 +369,48 @@ async def test_a_manager_that_hangs_does_not_hang_the_rounds_or_close() -> None:
         await until(lambda: not backend.alive())
 
 
+async def test_a_duplicate_counts_and_the_younger_one_is_cancelled() -> None:
+    backend = MemoryBackend(time.monotonic)
+    async with own(backend, maximum=2) as cluster:
+        await cluster.scale(2)
+        await until(lambda: [row.phase.value for row in cluster.status()] == ["starting"] * 2)
+        first = set(backend.made)
+        (younger, _) = backend.foreign(backend.batches[0])
+        await until(lambda: len(backend.alive()) == 2)
+        assert younger in {each for ids in backend.cancels for each in ids}
+        assert first.isdisjoint(each for ids in backend.cancels for each in ids)
+        assert 1 == len(backend.batches)
+
+
+async def test_a_requeued_job_is_waited_for_and_not_replaced() -> None:
+    backend = MemoryBackend(time.monotonic)
+    async with own(backend) as cluster:
+        await cluster.scale(1)
+        await until(lambda: [row.phase.value for row in cluster.status()] == ["starting"])
+        (name,) = backend.alive()
+        backend.requeue(name, "preempted by a richer user")
+        row = await until(lambda: next((row for row in cluster.status() if row.phase.value == "queued"), None))
+        assert "preempted by a richer user" == row.reason
+        backend.run(name)
+        await until(lambda: [row.phase.value for row in cluster.status()] == ["starting"])
+        assert (1, []) == (backend.calls["submit"], backend.cancels)
+
+
+async def test_a_list_that_goes_back_in_time_starts_nothing() -> None:
+    backend = MemoryBackend(time.monotonic, lag_s=3600.0)
+    backend.late_s, backend.poll_s = 0.0, 0.05  # type: ignore[attr-defined]
+    async with own(backend, maximum=2) as cluster:
+        await cluster.scale(2)
+        await until(lambda: len(backend.alive()) == 2)
+        for late_s in (3600.0, 0.0, 3600.0):
+            backend.late_s = late_s
+            before = backend.calls["jobs"]
+            await until(lambda: backend.calls["jobs"] > before + 1)  # noqa: B023
+        await rounds(cluster, 3)
+        assert (1, 2, []) == (backend.calls["submit"], len(backend.alive()), backend.cancels)
+        backend.late_s, backend.lag_s = 0.0, 0.0
+
+
 # --- the end ------------------------------------------------------------------------------------------------------
 
 

@@ -105,7 +105,7 @@ class Patience:
         for pool in view.pools:
             name = pool.pool.name
             want = wants.get(name)
-            if want is None or want.firm or want.jobs >= pool.size:
+            if want is None or want.firm or not 0 <= want.jobs < pool.size:
                 continue
             wait_s = max(self.wait_s, min(self.at_most_s, self.startups * pool.startup.quantile_s(0.5, 0.0)))
             low = _seen(past.get("low", {}).get(name), view.now_s, want.jobs, wait_s)
