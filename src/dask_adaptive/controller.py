@@ -153,6 +153,18 @@ class Controller:
     async def step(self) -> Record:
         """One round. Never raises but for cancellation."""
         woken, self._woken = "; ".join(dict.fromkeys(self._woken)) or "interval", []
+        now_s = self._now()
+        try:
+            return await self._round(woken)
+        except Exception as failure:  # an actuator or a listener of somebody else may raise anything
+            error = f"{type(failure).__name__}: {failure}"
+            logger.warning("round %d failed: %s", self._number + 1, error, exc_info=True)
+            before = self.record
+            snapshot = before.snapshot if before else Snapshot(now_s, self.interval_s, self._load, {}, {})
+            target = _unchanged(view_of(snapshot), error)
+            return self._keep(Record(0, now_s, woken, snapshot, self.past, target, Plan(), (), error))
+
+    async def _round(self, woken: str) -> Record:
         error = await self._look()
         now_s = self._now()
         observed = self.actuator.observe(None if error else self._load, now_s)
@@ -169,7 +181,10 @@ class Controller:
                 target = _unchanged(view, error)
                 logger.warning("round %d: %s", self._number + 1, error, exc_info=not isinstance(failure, PolicyError))
         self.actuator.act(plan, now_s)
-        return self._keep(Record(0, now_s, woken, snapshot, past, target, plan, observed.events, error))
+        record = self._keep(Record(0, now_s, woken, snapshot, past, target, plan, observed.events, error))
+        if self._on_record is not None:
+            self._on_record(record)
+        return record
 
     async def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """Ask the policy and hold it to its contract."""
@@ -211,8 +226,6 @@ class Controller:
         record = replace(record, number=self._number, events=events)
         self.record = record
         self.journal.append(record)
-        if self._on_record is not None:
-            self._on_record(record)
         return record
 
 

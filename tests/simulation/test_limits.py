@@ -210,6 +210,19 @@ async def test_the_scheduler_lost_is_said_once_and_decides_nothing() -> None:
     assert world.alive == 9
 
 
+async def test_a_round_that_raises_is_recorded_and_the_next_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(Fixed(2), Limits())
+    await world.rounds(2)
+    with monkeypatch.context() as patched:
+        patched.setattr(world.jobs, "observe", lambda load, now_s: 1 / 0)
+        record = await world.round()
+        assert "ZeroDivisionError" in record.error
+        assert record.plan.submits == ()
+    await world.rounds(3)
+    assert world.records[-1].error == ""
+    assert world.alive == 2
+
+
 async def test_every_record_replays_to_the_same_decision() -> None:
     from dask_adaptive.journal import replay
     from dask_adaptive.plan import view_of
