@@ -325,8 +325,7 @@ class Cluster(DaskCluster):
         Adaptive
             With ``minimum``, ``maximum``, ``log`` and ``stop()``.
         """
-        if not self._supports_scaling:
-            raise ConfigError(f"{type(self).__name__} does not support scaling")
+        self._check_scalable()
         self._begin()
         adaptive = Adaptive(self, **options)
         earlier, self._adaptive = self._adaptive, adaptive
@@ -357,8 +356,7 @@ class Cluster(DaskCluster):
         ConfigError
             For no size, several sizes, a size that cannot be, or an unknown pool.
         """
-        if not self._supports_scaling:
-            raise ConfigError(f"{type(self).__name__} does not support scaling")
+        self._check_scalable()
         said = {"minimum": n, "minimum_jobs": jobs, "minimum_cores": cores, "minimum_memory": memory}
         given = {key: value for key, value in said.items() if value is not None}
         if len(given) != 1:
@@ -373,6 +371,12 @@ class Cluster(DaskCluster):
             return self.sync(self._scale, name, size)
         self._scaling = asyncio.ensure_future(self._scale(name, size))  # as with Dask, it need not be awaited
         return self._scaling
+
+    def _check_scalable(self) -> None:
+        if not self._supports_scaling:
+            raise ConfigError(f"{type(self).__name__} does not support scaling")
+        if self.status in (Status.closing, Status.closed):
+            raise ConfigError(f"the cluster is {self.status.name}; it can no longer be sized")
 
     def _check_size(self, name: str, size: int) -> None:
         hard = self.hard_limits(name)

@@ -22,7 +22,7 @@ from distributed import Client
 from distributed.core import Status
 from tests.fakes.memory import After, MemoryBackend
 
-from dask_adaptive import Ambiguous, Garbled, LocalCluster, NoCapacity, Rejected, Throttled, Unavailable
+from dask_adaptive import Ambiguous, ConfigError, Garbled, LocalCluster, NoCapacity, Rejected, Throttled, Unavailable
 from dask_adaptive.model import Batch, JobId, Past, Target, View, Want
 from dask_adaptive.policy.classic import Fixed
 
@@ -187,16 +187,19 @@ def scheduler_process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes],
 
 
 async def test_row_44_a_dead_scheduler_is_reported_once(
-    scheduler_process: tuple[subprocess.Popen[bytes], str], caplog: pytest.LogCaptureFixture
+    scheduler_process: tuple[subprocess.Popen[bytes], str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     process, address = scheduler_process
     cluster = await own(scheduler=address)
     cluster.adapt(minimum=1, maximum=1, **QUICK)
     await until(lambda: len(workers(cluster)) == 1)
+    monkeypatch.setattr("dask_adaptive.controller.LOOK_TIMEOUT_S", 1.0)
     process.kill()
     process.wait()
     await until(lambda: cluster.controller.record.error)
-    await rounds(cluster, 2)
+    await rounds(cluster, 4)
     assert 1 == len([event for event in events(cluster) if "scheduler cannot be asked" in event])
     assert "cannot be asked" in await cluster.explain()
     await asyncio.wait_for(cluster.close(), 60)
@@ -448,6 +451,9 @@ def test_close_twice_in_a_plain_script() -> None:
     cluster.close()
     cluster.close()
     assert cluster.status == Status.closed
+    for size in (cluster.adapt, lambda: cluster.scale(1)):
+        with pytest.raises(ConfigError, match="closed"):
+            size()
 
 
 SCRIPT = """
