@@ -107,6 +107,12 @@ class Takeover:
     async def _begin(self) -> None:
         if not self._stopped:
             self._task = asyncio.ensure_future(self._run())
+            self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("adapt: adaptive scaling ends: %s", error, exc_info=error)
+            self._owner.stop()
 
     async def _run(self) -> None:
         while getattr(self._cluster, "status", Status.running) in NOT_YET:  # noqa: ASYNC110  it has no event

@@ -476,7 +476,8 @@ async def test_scale_during_adapt_ends_it_and_says_so(caplog: Any) -> None:
         await until(lambda: not ours(cluster.scheduler))
 
 
-async def test_a_scheduler_that_is_lost_is_said_once(caplog: Any) -> None:
+async def test_a_scheduler_that_is_lost_is_said_once(caplog: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("dask_adaptive.controller.LOOK_TIMEOUT_S", 0.5)
     async with bare() as (s, _, made):
         adaptive = Adaptive(Oldest(made), scheduler=s, maximum=1, **QUICK)
         await rounds(adaptive)
@@ -540,6 +541,7 @@ async def test_slow_starts_hold_up_nothing() -> None:
         adaptive.stop()
 
 
+@pytest.mark.filterwarnings("ignore:Scheduler already contains a plugin with name worker-status")
 async def test_two_clusters_on_one_scheduler_touch_only_their_own() -> None:
     class Named(SpecCluster):
         prefix = ""
