@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.unit.records import record, work
+
+from dask_adaptive.account import explanation, first_worker_notice, job_table
+from dask_adaptive.model import Limits, Phase, Plan, Record, Target, Want
+
+
+def with_pool(made: Record, **changes: object) -> Record:
+    pools = {name: replace(state, **changes) for name, state in made.snapshot.pools.items()}
+    return replace(made, snapshot=replace(made.snapshot, pools=pools))
+
+
+def test_before_the_first_round_nothing_is_made_up():
+    assert "no jobs" == str(job_table(None, 0.0))
+    assert "has not decided yet" in explanation(None)
+
+
+def test_the_table_has_every_job_the_living_first_with_the_words_of_the_manager():
+    made = record(5, {Phase.FAILED: 1, Phase.QUEUED: 1, Phase.READY: 1})
+    lives = {name: replace(life, wanted_s=1_000.0) for name, life in made.snapshot.lives.items()}
+    lives["queue000.0"] = replace(lives["queue000.0"], reason="Resources", wanted_s=1_002.0)
+    table = job_table(replace(made, snapshot=replace(made.snapshot, lives=lives)), 1_012.0)
+    assert [Phase.READY, Phase.QUEUED, Phase.FAILED] == [row.phase for row in table]
+    head, *lines = str(table).splitlines()
+    assert ["job", "pool", "phase", "workers", "age", "reason"] == head.split()
+    assert ["queue000.0", "default", "queued", "0", "10", "s", "Resources"] == lines[1].split()
+
+
+def test_words_of_others_are_escaped_in_a_notebook():
+    made = record(1, {Phase.QUEUED: 1})
+    lives = {name: replace(life, reason="<script>") for name, life in made.snapshot.lives.items()}
+    page = job_table(replace(made, snapshot=replace(made.snapshot, lives=lives)), 1_001.0)._repr_html_()
+    assert "&lt;script&gt;" in page
+    assert "<script>" not in page
+
+
+def test_the_explanation_says_why_what_is_held_back_and_what_would_make_it_grow():
+    made = record(1, {Phase.READY: 2}, want=5, reason="40 tasks ready", limits=Limits(0, 8))
+    text = explanation(replace(made, plan=Plan(held={"default": "a submit is in flight"})))
+    assert "2 jobs, 5 wanted" in text
+    assert "40 tasks ready" in text
+    assert "Held back: a submit is in flight" in text
+    assert "0 to 8 jobs. More work" in text
+
+
+def test_at_the_maximum_only_a_larger_one_helps():
+    assert "Only a larger maximum" in explanation(record(1, {Phase.READY: 2}, limits=Limits(0, 2)))
+    assert "at least" in explanation(record(1, {Phase.READY: 2}, limits=Limits(1, None)))
+
+
+def test_what_is_wrong_is_said():
+    made = with_pool(record(1, error="the scheduler cannot be asked"), broken="3 failures", stale="no answer for 9 s")
+    target = Target({"default": Want(0, "idle")}, None, ("2 more not worth it",), ("4 tasks need GPU=1",))
+    text = explanation(replace(made, target=target), ["job a holds 3 results that client b wants"])
+    for words in (
+        "Broken: 3 failures",
+        "Not trusted: no answer for 9 s",
+        "Not done: 2 more not worth it",
+        "Impossible: 4 tasks need GPU=1",
+        "Error: the scheduler cannot be asked",
+        "Holds data: job a holds 3 results",
+    ):
+        assert words in text
+
+
+def test_the_notice_is_one_line_with_what_the_manager_answers():
+    made = record(12, {Phase.QUEUED: 2}, groups=[work(ready=7)])
+    lives = {name: replace(life, reason="Priority") for name, life in made.snapshot.lives.items()}
+    line = first_worker_notice(replace(made, snapshot=replace(made.snapshot, lives=lives)), 12.0)
+    assert "7 tasks have waited 12 s for their first worker; jobs: 2 queued (Priority)" == line
+
+
+def test_the_notice_without_a_job_tells_the_reason_of_the_policy():
+    made = with_pool(record(12, groups=[work(ready=7)], reason="cut to 0"), broken="no python3 on the node")
+    line = first_worker_notice(made, 10.0)
+    assert "none (cut to 0)" in line
+    assert line.endswith("no python3 on the node")
