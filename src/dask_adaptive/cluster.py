@@ -155,6 +155,8 @@ class Cluster(DaskCluster):
         self._check_size(next(iter(self._options)), self._jobs_for(self._wanted, next(iter(self._options))))
         self._journal_path = journal if journal is not None else setting("journal")
         self._notice_s = seconds_of("adaptive.first-worker-notice", setting("first-worker-notice"))
+        if scheduler is not None and not isinstance(scheduler, str):
+            raise ConfigError(f"scheduler must be an address such as 'tcp://10.0.0.1:8786', not {scheduler!r}")
         self._attached = scheduler
         self._scheduler_options = dict(scheduler_options or {})
         self.security = _security(security)
@@ -162,6 +164,8 @@ class Cluster(DaskCluster):
         self.scheduler: Scheduler | None = None
         self.engine: DaskEngine | None = None
         self.controller: Controller | None = None
+        self._journal: Journal | None = None
+        self._startups: Mapping[str, Startup] = {}
         self._jobs: Jobs | None = None
         self._waiting_s = 0.0
         self._starting: asyncio.Future[None] | None = None
@@ -204,6 +208,8 @@ class Cluster(DaskCluster):
         if self._silence_logs:
             self._until_closed.enter_context(silence_logging_cmgr(level=self._silence_logs))
         try:
+            self._startups = _learned(self._journal_path)
+            self._journal = Journal(self._journal_path)
             self.engine = engine = await self._connect()
             self.controller = self._controlled(engine, await self._make_actuator(engine))
             await self._follow(engine)
@@ -244,8 +250,7 @@ class Cluster(DaskCluster):
             if start is not None:
                 await start()
         setups = [self._setup(name, options) for name, options in self._options.items()]
-        startups = _learned(self._journal_path)
-        self._jobs = Jobs(self.name, setups, engine=engine, tag=_tags(self._key), clock=clock, startups=startups)
+        self._jobs = Jobs(self.name, setups, engine=engine, tag=_tags(self._key), clock=clock, startups=self._startups)
         return self._jobs
 
     def _setup(self, name: str, options: PoolOptions) -> PoolSetup:
@@ -273,7 +278,7 @@ class Cluster(DaskCluster):
             engine,
             actuator,
             Fixed(jobs),
-            journal=Journal(self._journal_path),
+            journal=self._journal,
             interval_s=1.0,
             on_record=self._on_record,
         )
@@ -513,7 +518,6 @@ class Cluster(DaskCluster):
                 await self._hand_over()
             for sentence in await self.controller.actuator.aclose(CLOSE_TIMEOUT_S):
                 self._log(sentence)
-            self.controller.journal.close()
         else:
             for backend in self._backends.values():
                 await backend.aclose()
@@ -523,6 +527,8 @@ class Cluster(DaskCluster):
             await self.scheduler_comm.close_rpc()
         if self.scheduler is not None:
             await self.scheduler.close()
+        if self._journal is not None:
+            self._journal.close()
         self._until_closed.close()
         self.status = Status.closed
         _living.discard(self)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from dask_adaptive.config import Amount, Bounds, bytes_of, check_keys, count_of, limits_of, seconds_of, setting
@@ -67,6 +68,9 @@ class PoolOptions:
         for key in ("resources", "environment"):
             if not isinstance(getattr(self, key), Mapping):
                 raise ConfigError(f"{key} must map names to values, not {getattr(self, key)!r}")
+        for name in self.resources:
+            if not str(name) or any(character in "=," or character.isspace() for character in str(name)):
+                raise ConfigError(f"a resource is named without spaces, commas or '=', not {name!r}")
         resources = {str(name): _amount(f"resources[{name!r}]", value) for name, value in self.resources.items()}
         gpus = count_of("gpus", self.gpus)
         if gpus:
@@ -91,14 +95,20 @@ class PoolOptions:
             scheduler=scheduler,
             shape=self.shape(),
             environment={str(key): str(value) for key, value in self.environment.items()},
-            preload=(self.preload,) if isinstance(self.preload, str) else tuple(self.preload),
-            worker_arguments=tuple(self.worker_arguments),
+            preload=_words("preload", [self.preload] if isinstance(self.preload, str | Path) else self.preload),
+            worker_arguments=_words("worker_arguments", self.worker_arguments),
             tls=tls,
             gpus=self.gpus,
             death_timeout_s=seconds_of("death_timeout", self.death_timeout, positive=True),
-            local_directory=self.local_directory,
+            local_directory=None if self.local_directory is None else str(self.local_directory),
             dask_config=dask_config,
         )
+
+
+def _words(key: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ConfigError(f"{key} must be a list of words, not {value!r}")
+    return tuple(str(word) for word in value)
 
 
 def _amount(key: str, value: Any) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -182,6 +183,9 @@ def test_what_is_said_for_a_pool_overrides_what_is_said_for_all() -> None:
         (None, {"environment": "A=1"}, "environment must map"),
         (None, {"maximum": 1, "workers_per_job": 2}, "less than one job"),
         (None, {"minimum": 4, "maximum": 2}, "above the maximum"),
+        (None, {"resources": {"a b": 1}}, "without spaces, commas or '='"),
+        (None, {"preload": 7}, "preload must be a list of words"),
+        (None, {"worker_arguments": "--lifetime 5s"}, "worker_arguments must be a list of words"),
         (None, {"death_timeout": "soon"}, "death_timeout must be a duration"),
         (None, {"death_timeout": 0}, "death_timeout must be a finite duration above 0"),
     ],
@@ -202,6 +206,7 @@ def test_pools_that_cannot_be(pools: Any, given: dict[str, Any], words: str) -> 
         (lambda: Cluster(thread=2), "did you mean 'threads'?"),
         (lambda: Cluster(n_workers=-1), "n_workers must be at least 0"),
         (lambda: Cluster(n_workers=5, maximum=2), "5 jobs are more than the maximum of pool 'default', 2"),
+        (lambda: Cluster(scheduler=7), "scheduler must be an address"),
         (lambda: Cluster(security=7), "security must be"),
         (lambda: LocalCluster(n_worker=2), "did you mean 'n_workers'?"),
         (lambda: LocalCluster(n_workers=1.5), "n_workers must be a whole number"),
@@ -219,6 +224,14 @@ def test_a_cluster_that_cannot_be_is_never_started(
 
     monkeypatch.setattr(Cluster, "_start", started)
     assert words in refusal(ask)
+
+
+def test_a_journal_that_cannot_be_written_stops_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*_: Any) -> None:
+        raise AssertionError("it was started")
+
+    monkeypatch.setattr(Cluster, "_connect", started)
+    assert "cannot be written" in refusal(lambda: LocalCluster(journal=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
