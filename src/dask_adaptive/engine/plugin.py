@@ -365,13 +365,11 @@ class Heartbeats:
         self.running: dict[tuple[str, Kind], int] = {}
         self.started: dict[tuple[str, Kind], float] = {}
         self.used: dict[str | None, int] = {}
-        self.count = 0
         self._next = 0.0
 
     def read(self, roster: Roster, needs: Needs, now: float) -> None:
         if now < self._next:
             return
-        self.count += 1
         started: dict[Any, list[float]] = {}
         workers = 0
         for pool, crowd in roster.crowds.items():
@@ -660,8 +658,7 @@ class Inside(SchedulerPlugin):
         self._active = False
         self._idle_since: dict[str, float] = {}
         self._idle_rows: list[list[Any]] = []
-        self._idle_workers: list[Any] = []
-        self._idle_state: tuple[int, ...] = ()
+        self._idle_state: tuple[Any, ...] = ()
         self._idle_version = time_ns()
         self._shared: dict[str, int] = {}
         self._replicated = 0
@@ -863,12 +860,14 @@ class Inside(SchedulerPlugin):
 
     def _idle(self, idle_workers: list[Any], now: float) -> None:
         """The jobs whose workers are all idle, and since when; nothing to do where nothing can have changed."""
-        state = (self.scheduler.transition_counter, self.roster.version, self.heartbeats.count, len(self.marks))
-        if state == self._idle_state and idle_workers == self._idle_workers:
-            return
-        self._idle_state, self._idle_workers = state, idle_workers
-        since, places, shared = self._idle_since, self.roster.places, self._shared
         fixed = shuffling(self.scheduler) | set(self.marks)
+        held_by = [ws.nbytes for ws in idle_workers]
+        acting = [ws for ws in idle_workers if ws.actors]
+        state = (self.roster.version, fixed, self._shared, acting, held_by, idle_workers)
+        if state == self._idle_state:
+            return
+        self._idle_state = state
+        since, places, shared = self._idle_since, self.roster.places, self._shared
         times: dict[str, float] = {}
         rows = []
         for job, workers in self._idle_jobs([(places[ws.address][0], ws) for ws in idle_workers]):
