@@ -179,16 +179,20 @@ async def test_work_with_a_resource_starts_only_the_pool_that_has_it(trace: Trac
         assert {"1": 1, "2": 1} == trace.runs
 
 
-async def test_gpus_are_a_resource_and_each_worker_sees_its_own() -> None:
+async def test_gpus_are_a_resource_and_each_worker_sees_its_own(trace: Trace) -> None:
     from dask_adaptive.backend.local import Local
 
     pools: dict[str, dict[str, Any]] = {"default": {}, "gpu": {"gpus": 1}}
     async with own(Local(gpus=["3", "5"]), pools=pools) as cluster, Client(cluster, asynchronous=True) as client:
-        await cluster.scale(2, pool="gpu")
-        await until(lambda: len(workers(cluster)) == 2)
+        cluster.adapt(minimum=0, maximum=2, **QUICK)
+        futures = client.map(trace.task("go"), range(2), resources={"GPU": 1})
+        await until(lambda: len(trace.runs) == 2)
+        assert ["gpu", "gpu"] == [row.pool for row in cluster.status()]
         assert [{"GPU": 1.0}] * 2 == [info["resources"] for info in workers(cluster).values()]
         seen = await client.run(lambda: __import__("os").environ["CUDA_VISIBLE_DEVICES"])
         assert ["3", "5"] == sorted(seen.values())
+        trace.open("go")
+        assert [0, 1] == await client.gather(futures)
 
 
 async def test_impossible_work_is_reported_and_starts_nothing() -> None:
@@ -241,6 +245,7 @@ async def test_explain_names_who_keeps_the_cluster_from_shrinking() -> None:
         assert client.id in text
         assert "precious" in text
         assert "Limits: 0 to 1 jobs" in text
+        assert "would make it grow" in text
 
 
 async def test_logs_of_the_living_and_the_dead() -> None:
