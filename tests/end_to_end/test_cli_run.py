@@ -76,6 +76,26 @@ def test_a_bare_client_finds_the_cluster_and_everything_is_passed_on(script, tmp
     assert any(record.plan.submits for record in journals.read(journal))
 
 
+def test_scheduler_and_workers_import_what_lies_beside_the_script(script, tmp_path):
+    script("def double(x):\n    return 2 * x", "beside.py")
+    path = script(
+        """
+        import beside
+        from distributed import Client
+
+        def outer(x):
+            return beside.double(x)
+
+        client = Client()
+        print(client.gather([client.submit(outer, 4), client.submit(beside.double, 5)]))
+        """
+    )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    done = call(*RUN, "--quiet", path, cwd=elsewhere)
+    assert done.stdout == "[8, 10]\n", done.stderr
+
+
 def test_quiet_leaves_only_what_the_script_says(script):
     done = call(*RUN, "--quiet", script("from distributed import Client\nprint(Client().submit(abs, -3).result())"))
     assert (0, "3\n", "") == (done.returncode, done.stdout, done.stderr)

@@ -79,6 +79,7 @@ def run(
         check_report(report_path)
     started_s = clock()
     with _Signals() as signals, _journal_file(journal_path) as path:
+        _import_as(command)
         with start_cluster(setup, path) as cluster, nullcontext() if quiet else LiveView(cluster, redraw=False):
             code = signals.call([sys.executable, str(_RUNNER), *command], environment_of(cluster))
             ended_s = clock()
@@ -88,6 +89,13 @@ def run(
     if not quiet:
         _say(records, report_path)
     return code
+
+
+def _import_as(command: Sequence[str]) -> None:
+    """Import here what the script can import: the scheduler unpacks its graphs, and workers take our path over."""
+    folder = Path.cwd() if command[0] == "-m" else Path(command[0]).resolve().parent
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 @contextmanager
