@@ -197,7 +197,9 @@ class Controller:
         self.proposal = plan = make_plan(snapshot, target, self.view)
         if self.advisor is not None:
             plan = await self.advisor.plan_for(snapshot, plan)
-        return replace(plan, cancels=plan.cancels + overdue(snapshot))
+        late, known = overdue(snapshot), {retire.job for retire in plan.retires}
+        retires = (retire for retire in late.retires if retire.job not in known)
+        return replace(plan, retires=(*plan.retires, *retires), cancels=plan.cancels + late.cancels)
 
     async def _look(self) -> str:
         """Take the load in; why that was not possible, else an empty text."""

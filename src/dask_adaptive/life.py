@@ -94,7 +94,8 @@ def registered(life: Life, present: int, workers: int, now_s: float) -> Life:
     arrives = present >= workers and life.phase in (W, S, Q, T, U, *_OVER)
     if present == life.present and not arrives:
         return life
-    news: dict[str, Any] = {"present": present, "lost_s": 0.0 if present or not life.present else now_s}
+    lost = life.served and present < workers
+    news: dict[str, Any] = {"present": present, "lost_s": life.lost_s or now_s if lost else 0.0}
     if arrives:
         news |= {"served": True, "ready_s": now_s, "running_s": life.running_s or now_s, "missing_s": 0.0, "reason": ""}
         return _move(life, R, now_s, **news)

@@ -224,8 +224,8 @@ class Life:
     ``since_s`` is when it entered its phase; the other times are 0.0 until they happened. ``present`` is the number
     of its workers that are registered with the scheduler now; ``served`` whether all of them ever were; ``told``
     whether we told it to end. ``missing_s`` is since when complete lists of the manager do not show it. ``deadline_s``
-    is when an unknown submit is given up or an ending job is told again. ``lost_s`` is since when none of its workers
-    is registered although they were.
+    is when an unknown submit is given up or an ending job is told again. ``lost_s`` is since when a part of its
+    workers, or all of them, are no longer registered.
     """
 
     name: str
@@ -371,7 +371,7 @@ class Timeouts:
     """How long, in seconds, each wait of a pool may last.
 
     ``start_s``: from the manager's "running" until all workers are registered; ``lost_s``: how long a serving job may
-    be without any registered worker; ``drain_s``: for a drain; ``end_s``: from the last worker closed until the job
+    miss a part of its workers, or all; ``drain_s``: for a drain; ``end_s``: from the last worker closed until the job
     ends by itself, and between two cancels of one job; ``unknown_s``: how long a submit of unknown outcome is held.
     """
 

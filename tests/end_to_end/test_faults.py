@@ -88,6 +88,24 @@ async def test_every_worker_killed_at_once(trace: Trace) -> None:
         assert dict.fromkeys("012", 2) == trace.runs
 
 
+async def test_a_job_that_lost_one_of_its_workers_is_drained_and_replaced(trace: Trace) -> None:
+    with dask.config.set({"adaptive.lost-timeout": "500 ms"}):
+        async with local(workers_per_job=2) as (cluster, client):
+            cluster.adapt(minimum=2, maximum=4, **QUICK)
+            await until(lambda: len(workers(cluster)) == 2)
+            (damaged,) = alive(cluster)
+            place, pid = next(iter((await pids(client)).items()))
+            (other,) = set(cluster.scheduler_info["workers"]) - {place}
+            future = client.submit(trace.task("go"), 1, workers=[other], allow_other_workers=True)
+            await until(lambda: trace.runs)
+            kill(pid)
+            await until(lambda: len(workers(cluster)) == 3 and damaged in alive(cluster))
+            trace.open("go")
+            assert 1 == await future
+            await until(lambda: damaged not in alive(cluster))
+            assert (2, {"1": 1}) == (len(workers(cluster)), trace.runs)
+
+
 async def test_the_helper_that_starts_workers_is_killed(trace: Trace) -> None:
     async with local() as (cluster, client):
         cluster.adapt(minimum=1, maximum=1, **QUICK)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from dask_adaptive.model import Life, Load, Phase, Pool, PoolState, Snapshot, Timeouts
+from dask_adaptive.model import Life, Load, Phase, Plan, Pool, PoolState, Snapshot, Timeouts
 from dask_adaptive.operations import Operations
 from dask_adaptive.upkeep import overdue
 
@@ -18,7 +18,10 @@ TIMEOUTS = Timeouts(start_s=120.0, lost_s=30.0, end_s=15.0)
 def reasons(life: Life, **state: object) -> list[str]:
     pool = PoolState(Pool("default"), timeouts=TIMEOUTS, **state)  # type: ignore[arg-type]
     snapshot = Snapshot(NOW_S, 1.0, Load(NOW_S), {life.name: life}, {"default": pool})
-    return [cancel.reason for cancel in overdue(snapshot)]
+    plan = overdue(snapshot)
+    assert all(retire.busy for retire in plan.retires), "whoever is left finishes first"
+    assert len(plan.retires) == (life.phase is Phase.READY and life.present > 0 and plan != Plan())
+    return [step.reason for step in (*plan.retires, *plan.cancels)]
 
 
 def job(phase: Phase, **more: object) -> Life:
@@ -43,6 +46,11 @@ def test_a_job_that_waits_for_its_turn_or_serves_is_never_overdue(phase: Phase) 
             job(Phase.READY, lost_s=NOW_S - 31.0),
             job(Phase.READY, lost_s=NOW_S - 29.0),
             "left the scheduler 31 s ago",
+        ),
+        (
+            job(Phase.READY, lost_s=NOW_S - 31.0, present=1),
+            job(Phase.READY, lost_s=NOW_S - 99.0, present=1, since_s=NOW_S - 1.0),
+            "only 1 of its workers are left since 31 s",
         ),
         (job(Phase.ENDING, deadline_s=NOW_S), job(Phase.ENDING, deadline_s=NOW_S + 0.1), "did not end within 15 s"),
     ],
