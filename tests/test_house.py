@@ -233,7 +233,7 @@ def test_every_room_is_in_the_design() -> None:
 
 
 def test_every_weakness_has_a_test_or_a_reason() -> None:
-    """The table of the 56: a row names tests of its own number, or others with a sentence, or says why there is none."""
+    """The table of the 56: a row names tests, those called after a row only in that row, or says why there is none."""
     page = (ROOT / "docs" / "weaknesses.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\d+) \| [^|]+ \| [^|]* \| (.+) \|$", page, re.MULTILINE)
     assert list(range(1, 57)) == [int(number) for number, _ in rows]
