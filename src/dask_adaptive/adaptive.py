@@ -95,6 +95,7 @@ class Adaptive:
         pools: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
+        _forget_earlier_options(cluster)
         check_keys("option of adapt:", [key for key in options if key not in _TAKEN], (*_BOUNDS, "interval", "policy"))
         said = {"minimum": minimum, "maximum": maximum, **{key: options[key] for key in _BOUNDS if key in options}}
         bounds = {key: value for key, value in said.items() if value is not None}
@@ -312,6 +313,13 @@ def _within(limits: Limits, hard: Limits, pool: str) -> Limits:
         )
     maximum = hard.maximum if limits.maximum is None else min(limits.maximum, hard.maximum)
     return Limits(max(limits.minimum, hard.minimum), maximum)
+
+
+def _forget_earlier_options(cluster: Any) -> None:
+    """Dask's ``adapt`` adds what earlier calls said to what is said now; here every call stands alone."""
+    sticky = getattr(cluster, "_adaptive_options", None)
+    if isinstance(sticky, dict):
+        sticky.clear()
 
 
 def _meant(cluster: Any, bounds: Mapping[str, Any]) -> dict[str, Any]:

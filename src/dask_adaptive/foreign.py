@@ -207,7 +207,7 @@ class ForeignCluster:
         if now_s >= self._retry_s:
             self._failures += 1
             self._retry_s = now_s + min(300.0, 2.0 ** (self._failures - 1))
-        self._trouble = f"a job did not start: {why}"
+        self._trouble = f"a job did not start: {' '.join(why.split())}"
         if self._trouble not in self._events:
             self._events.append(self._trouble)
             logger.warning("adapt: %s; next try in %.0f s", self._trouble, self._retry_s - now_s)

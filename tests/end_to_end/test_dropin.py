@@ -587,9 +587,9 @@ async def test_two_clusters_on_one_scheduler_touch_only_their_own() -> None:
 SBATCH = """#!/bin/sh
 set -e
 folder={folder}
-id=$(( $(ls "$folder" | grep -c '^job') + 100 ))
+id=$$
 cp "$1" "$folder/job$id"
-setsid sh "$1" >"$folder/log$id" 2>&1 &
+setsid sh "$folder/job$id" >"$folder/log$id" 2>&1 &
 echo $! >"$folder/pid$id"
 echo "Submitted batch job $id"
 """
