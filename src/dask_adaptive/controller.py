@@ -143,10 +143,10 @@ class Controller:
 
     async def stop(self) -> None:
         """End the loop; what is in flight goes on."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # more than once: before Python 3.12 ``wait_for`` may lose it
+            await asyncio.wait({self._task}, timeout=0.1)
+        self._task = None
 
     # --- one round ---
 

@@ -166,9 +166,9 @@ class Takeover:
             self._soon(self._end)
 
     async def _end(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
+        while self._task is not None and not self._task.done():
+            self._task.cancel()  # more than once: before Python 3.12 ``wait_for`` may lose it
+            await asyncio.wait({self._task}, timeout=0.1)
         if self._actuator is not None:
             await self._actuator.aclose(0.0)
         if self._engine is not None:
