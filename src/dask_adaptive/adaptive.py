@@ -59,7 +59,8 @@ class Adaptive:
     wait_count:
         A smaller size must have been right for ``wait_count`` x ``interval`` before anything is given up.
     target_duration:
-        Work that is there should take this long; chooses the policy ``TargetDuration``.
+        Work that is there should take this long; chooses the policy ``TargetDuration``. Default:
+        ``distributed.adaptive.target-duration`` where that is not Dask's 5 s, else ``adaptive.target-duration`` (4 s).
     worker_key:
         A function of Dask's ``WorkerState``; workers with the same key are given up together.
     scheduler:

@@ -35,8 +35,12 @@ __all__ = [
 
 Amount = int | float | str | None
 
+_SHIPPED = "5s"
+"""Dask's own target duration."""
+
 DEFAULTS: Mapping[str, Any] = {
     "policy": "target-duration",
+    "target-duration": "4s",
     "maximum-jobs": 10,
     "journal": None,
     "start-timeout": "120s",
@@ -166,11 +170,17 @@ class Scaling:
 
 
 def scaling_of(interval: object = None, wait_count: object = None, target_duration: object = None) -> Scaling:
-    """These options, each where not given as configured in ``distributed.adaptive``."""
+    """These options, each where not given as configured in ``distributed.adaptive``.
+
+    The target duration has a default of its own, ``adaptive.target-duration`` (4 s): it counts where none is given and
+    ``distributed.adaptive.target-duration`` is as Dask ships it (5 s), so that nobody chose it.
+    """
     default = dask.config.get
     interval = default("distributed.adaptive.interval", "1s") if interval is None else interval
     wait_count = default("distributed.adaptive.wait-count", 3) if wait_count is None else wait_count
-    duration = default("distributed.adaptive.target-duration", "5s") if target_duration is None else target_duration
+    duration = default("distributed.adaptive.target-duration", _SHIPPED) if target_duration is None else target_duration
+    if target_duration is None and duration == _SHIPPED:
+        duration = setting("target-duration")
     interval_s = seconds_of("interval", interval, positive=True)
     return Scaling(
         interval_s=interval_s,

@@ -125,6 +125,39 @@ def test_a_restart_that_takes_long_is_worth_a_longer_wait():
     assert [8, 8, 1] == run(Patience(Says(1), 3.0), [(0, 8), (299, 8), (300, 8)], startup=hours)
 
 
+def test_what_is_needed_again_soon_after_it_was_given_up_is_kept_for_longer():
+    said = Says(4, 0, 0, 0, 0, 4, 0)
+    looks = [(0, 4), (1, 4), (4, 4), (5, 0), (6, 4), (9, 4), (10.4, 4), (10.5, 4)]
+    assert [4, 4, 0, 4, 4, 4, 4, 0] == run(Patience(said, 3.0), looks)
+
+
+def test_what_is_needed_again_much_later_teaches_nothing():
+    said = Says(4, 0, 0, 0, 0, 0, 0, 0, 4, 0)
+    looks = [(0, 4), (1, 4), (4, 4), (8, 0), (9, 4), (12, 4)]
+    assert [4, 4, 0, 4, 4, 0] == run(Patience(said, 3.0), looks)
+
+
+@given(pauses=st.lists(st.floats(3.1, 5.9), min_size=1, max_size=30))
+def test_patience_is_never_longer_than_three_waits(pauses):
+    policy, past, at_s = Patience(Last(), 3.0), FRESH, 0.0
+    for pause in pauses:
+        for jobs, size, step in ((4, 0, 0.0), (0, 4, 1.0), (0, 4, pause)):
+            at_s += step
+            policy.policy.jobs = jobs
+            past = policy.decide(seen(at_s, size), past)[1]
+    policy.policy.jobs = 0
+    assert 0 == policy.decide(seen(at_s + 9.0, 4), past)[0].pools["default"].jobs
+
+
+class Last:
+    """Wants what it was told last."""
+
+    jobs = 0
+
+    def decide(self, view: View, past: Past) -> tuple[Target, Past]:
+        return Target({"default": Want(self.jobs, f"said {self.jobs}")}), past
+
+
 def test_what_somebody_said_is_passed_on_at_once():
     assert [1] == run(Patience(Says(1, firm=True), 3.0), [(0, 8)])
 

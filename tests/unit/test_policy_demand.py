@@ -23,8 +23,8 @@ def load(*groups: Group, **more) -> Load:
     ("seen", "expected"),
     [
         (group(ready=4), Guess(0.5, 0.5, known=False)),
-        (group(ready=4, running=1, oldest_s=0.1), Guess(0.5, 0.5, known=False)),
-        (group(ready=4, running=1, oldest_s=3.0), Guess(6.0, 6.0, known=False)),
+        (group(ready=4, running=1, oldest_s=0.9), Guess(0.5, 0.5, known=False)),
+        (group(ready=4, running=1, oldest_s=1.0), Guess(3.0, 3.0, known=False)),
         (group(ready=4, mean_s=2.0), Guess(2.0, 2.0, known=True)),
         (group(ready=4, running=1, mean_s=2.0, oldest_s=1.0), Guess(2.0, 2.0, known=True)),
         (group(ready=4, running=1, mean_s=2.0, oldest_s=9.0), Guess(2.0, 9.0, known=True)),
@@ -84,7 +84,9 @@ def test_waiting_work_is_in_sight_one_step_ahead():
     assert gap_s(load(running), 0.5) is None
     two_steps = (running, group("b", waiting=9, after=("a-1",)), group("c", waiting=9, after=("b-1",)))
     assert pytest.approx(3.0) == gap_s(load(*two_steps), 0.5)
-    blocked = (group("a", ready=1), group("b", waiting=9, after=("a-1",)))
+    about_to_run = (group("a", ready=1), group("b", waiting=9, after=("a-1",)))
+    assert gap_s(load(*about_to_run), 0.5) == pytest.approx(0.5)
+    blocked = (group("a", waiting=1), group("b", waiting=9, after=("a-1",)))
     assert gap_s(load(*blocked), 0.5) is None
 
 

@@ -119,7 +119,19 @@ def test_complaint_flapping_periodic_work_keeps_its_jobs():
     for _ in range(6):
         world.run(2, tasks(20))
         world.run(2)
-    assert (2, 0) == (world.submitted, world.given_up)
+    assert (3, 0) == (world.submitted, world.given_up)
+
+
+def test_complaint_flapping_pauses_that_are_longer_than_the_wait_teach_patience():
+    world = World(standard(TargetDuration(), 3.0))
+    submitted = []
+    for _ in range(6):
+        world.run(3, tasks(20))
+        world.run(5)
+        submitted.append(world.submitted)
+    assert [3, 6, 6, 6, 6, 6] == submitted
+    world.run(5)
+    assert {} == world.lives
 
 
 def test_complaint_workers_that_no_task_can_use_are_not_started():
@@ -141,7 +153,7 @@ def test_complaint_a_tail_is_never_evicted():
 def test_everything_is_given_up_when_nothing_is_left_to_do():
     world = World(standard(TargetDuration(), 3.0))
     world.run(4, tasks(100))
-    assert 10 == len(world.ready)
+    assert 13 == len(world.ready)
     world.run(8)
     assert {} == world.lives
 
@@ -161,7 +173,7 @@ def test_a_lost_job_is_replaced_once():
     world.run(5, tasks(100))
     del world.lives[world.ready[0]]
     world.run(5, tasks(100))
-    assert (11, 0) == (world.submitted, world.given_up)
+    assert (14, 0) == (world.submitted, world.given_up)
 
 
 @pytest.mark.parametrize("rounds", [1, 2, 3, 5, 8])

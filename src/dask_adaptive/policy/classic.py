@@ -11,9 +11,15 @@ from collections.abc import Mapping
 
 from dask_adaptive.errors import ConfigError, PolicyError, nearest
 from dask_adaptive.model import Load, Past, PoolView, Target, View, Want
-from dask_adaptive.policy.demand import THREADS, Demand, demands, gap_s, number, whole
+from dask_adaptive.policy.demand import THREADS, Demand, demands, gap_s, guess_again_s, number, whole
 
 __all__ = ["Doubling", "Fixed", "TargetDuration"]
+
+_SPARE = 0.1
+"""Part of a job that is not worth a start: the others work a little longer, or hold a little more."""
+
+_WORTH = 0.5
+"""A new job must have work for this part of the time that it takes to start."""
 
 
 class Fixed:
@@ -103,34 +109,42 @@ class TargetDuration:
     Work is the expected run time of the tasks that could run now, and a task never takes more than one slot. It counts
     in slots of the pool's own shape, with the resources that tasks need. Pinned and impossible work asks for nothing;
     paused workers are no capacity. Results are a floor in bytes: what they need beyond ``memory`` of the workers'
-    limits is added, at most doubling what serves. No memory limit means no such rule.
+    limits is added, at most doubling what serves; what ready tasks will leave behind, going by the results that their
+    group holds already, counts too. No memory limit means no such rule.
 
-    A task of a kind that never finished one is expected to take at least ``unknown_s``, and twice what one has taken
-    so far. Nothing is asked for that would arrive when the work is done, and waiting tasks keep jobs that they need
-    sooner than a new one could start. What is busy is not counted here: ``Patience`` keeps it.
+    A task of a kind that never finished one is expected to take ``unknown_s``; once one has taken twice as long, three
+    times what it has taken so far. Nothing is asked for that would have less to do than half of its own start-up, and
+    waiting tasks keep jobs that they need before a new one could start, or within ``soon_s``. What is busy is not
+    counted here: ``Patience`` keeps it.
 
     Parameters
     ----------
     target_duration_s:
-        Seconds in which the pending work should be done; default 5.
+        Seconds in which the pending work should be done; default 4.
     memory:
         Part of a worker's memory limit that results may fill, 0 to 1; default 0.6.
     unknown_s:
-        Run time of a task of an unknown kind, in seconds; default 0.7. Dask guesses 0.5; run times are skewed, and
-        the mean of what is usually 0.5 is larger.
+        Run time of a task of an unknown kind, in seconds; default 0.55. Dask guesses 0.5; run times are skewed, and
+        the mean of what is usually 0.5 is a little larger.
+    soon_s:
+        Jobs that waiting tasks need within so many seconds are kept for them; default 2.
 
     Notes
     -----
     Source of the rule and its numbers: ``Scheduler.adaptive_target`` of ``distributed``.
     """
 
-    def __init__(self, target_duration_s: float = 5.0, memory: float = 0.6, unknown_s: float = 0.7) -> None:
+    def __init__(
+        self, target_duration_s: float = 4.0, memory: float = 0.6, unknown_s: float = 0.55, soon_s: float = 2.0
+    ) -> None:
         _check_above("target_duration_s", target_duration_s, 0.0)
         _check_share("memory", memory)
         _check_above("unknown_s", unknown_s, 0.0)
+        _check_above("soon_s", soon_s, 0.0)
         self.target_duration_s = target_duration_s
         self.memory = memory
         self.unknown_s = unknown_s
+        self.soon_s = soon_s
 
     def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """The size at which the pending work is done in time."""
@@ -143,26 +157,27 @@ class TargetDuration:
             startup_s = pool.startup.quantile_s(0.5)
             want = _work(pool, demand, self.target_duration_s, self.unknown_s)
             want = _in_time(want, pool, demand, startup_s, declined)
-            want = _ahead(want, pool, view.load, startup_s, self.unknown_s)
-            wants[name] = _for_results(want, _memory_jobs(pool, _unique_bytes(pool, view.load), self.memory))
-        return Target(_for_clients(wants, view), None, tuple(declined), asked.impossible), past
+            want = _ahead(want, pool, view.load, max(startup_s, self.soon_s), self.unknown_s)
+            to_hold = _unique_bytes(pool, view.load) * _growth(view.load)
+            wants[name] = _for_results(want, _memory_jobs(pool, to_hold, self.memory))
+        again_s = guess_again_s(view.load, self.unknown_s)
+        return Target(_for_clients(wants, view), again_s, tuple(declined), asked.impossible), past
 
 
 def _work(pool: PoolView, demand: Demand, within_s: float, unknown_s: float) -> Want:
     """Jobs for the work that could run now."""
     if not demand.tasks:
         return Want(0, "nothing to do")
-    jobs = max(1, whole(demand.jobs))
+    jobs = max(1, whole(demand.jobs, _SPARE))
     each = f" at {number(demand.work_s / demand.tasks)} s each" if demand.tasks > 1 else ""
     guessed = f" (guessed for {demand.guessed:.0f}, at least {number(unknown_s)} s)" if demand.guessed else ""
     capped = ", at most one slot per task," if demand.slots < demand.work_s / within_s * (1 - 1e-9) else ""
-    slots = math.ceil(demand.slots - 1e-9) or 1
-    shape = pool.pool.shape
+    slots, shape = number(demand.slots), pool.pool.shape
     if demand.scarcest == THREADS:
-        size = f"{_count(slots, 'thread')} = {_count(jobs, 'job')} of {_count(shape.job_threads, 'thread')}"
+        size = f"{slots} threads = {_count(jobs, 'job')} of {_count(shape.job_threads, 'thread')}"
     else:
         amount = shape.resources[demand.scarcest] * shape.workers
-        size = f"{_count(slots, 'slot')} = {_count(jobs, 'job')} of {amount:g} {demand.scarcest}"
+        size = f"{slots} slots = {_count(jobs, 'job')} of {amount:g} {demand.scarcest}"
     work = f"{_tasks(demand)} ready, {demand.work_s:.1f} s of work{each}{guessed}"
     reason = f"{work}; in {number(within_s)} s{capped} that takes {size}"
     paused = math.ceil(pool.capacity.paused / shape.workers)
@@ -172,21 +187,22 @@ def _work(pool: PoolView, demand: Demand, within_s: float, unknown_s: float) -> 
 
 
 def _in_time(want: Want, pool: PoolView, demand: Demand, startup_s: float, declined: list[str]) -> Want:
-    """Nothing that would arrive when the work is done."""
-    if want.jobs <= pool.size or not pool.ready or pool.capacity.paused:
+    """Nothing that would arrive when the work is done, or nearly so."""
+    if want.jobs <= pool.size or not pool.ready or pool.capacity.paused or not startup_s:
         return want
-    done_s = max(demand.work_jobs_s.values(), default=0.0) / pool.ready
-    if done_s > startup_s:
+    work_s = max(demand.work_jobs_s.values(), default=0.0)
+    left_s = max(0.0, work_s - pool.size * startup_s)
+    jobs = max(pool.size, math.floor(left_s / (_WORTH * startup_s)))
+    if jobs >= want.jobs:
         return want
-    there = (
-        f"the {_count(pool.ready, 'job')} there need {number(done_s)} s, a new one takes {number(startup_s)} s to start"
-    )
-    declined.append(f"{pool.pool.name}: {want.jobs - pool.size} more not worth it, {there}")
-    return Want(pool.size, f"{want.reason}; {there}")
+    there = f"a new job takes {number(startup_s)} s to start, and the {_count(pool.size, 'job')} there or coming"
+    there += f" leave {number(left_s)} s of work then: less than half of that for each"
+    declined.append(f"{pool.pool.name}: {want.jobs - jobs} more not worth it, {there}")
+    return Want(jobs, f"{want.reason}; {there}")
 
 
-def _ahead(want: Want, pool: PoolView, load: Load, startup_s: float, unknown_s: float) -> Want:
-    """Waiting tasks keep what serves while a new job would come later than they do."""
+def _ahead(want: Want, pool: PoolView, load: Load, within_s: float, unknown_s: float) -> Want:
+    """Waiting tasks keep what serves if they start within so many seconds."""
     if want.jobs >= pool.ready:
         return want
     pinned = sum(group.waiting for group in load.groups if group.pinned)
@@ -194,14 +210,14 @@ def _ahead(want: Want, pool: PoolView, load: Load, startup_s: float, unknown_s: 
         kept = f"{_count(pool.ready, 'job')} kept for {pinned} waiting tasks that are pinned to workers"
         return Want(pool.ready, f"{want.reason}; {kept}")
     gap = gap_s(load, unknown_s)
-    if gap is None or gap > startup_s:
+    if gap is None or gap > within_s:
         return want
     shape = pool.pool.shape
     waiting = sum(group.waiting / shape.slots(group.need) for group in load.groups if shape.slots(group.need))
     jobs = min(pool.ready, math.ceil(waiting))
     if jobs <= want.jobs:
         return want
-    soon = f"waiting tasks start in about {number(gap)} s, a new job in {number(startup_s)} s"
+    soon = f"waiting tasks start in about {number(gap)} s, at most {number(within_s)} s"
     return Want(jobs, f"{want.reason}; {_count(jobs, 'job')} kept: {soon}")
 
 
@@ -210,12 +226,19 @@ def _for_results(want: Want, jobs: int) -> Want:
     return want if jobs <= want.jobs else Want(jobs, f"{want.reason}; {_count(jobs, 'job')} for the results held")
 
 
+def _growth(load: Load) -> float:
+    """How many times as many bytes of results there will be when the ready tasks have left theirs."""
+    held = load.foreign.held_bytes + sum(capacity.held_bytes for capacity in load.pools.values())
+    coming = sum(group.ready * group.held_bytes / group.done for group in load.groups if group.done)
+    return 1.0 + coming / held if held else 1.0
+
+
 def _memory_jobs(pool: PoolView, held_bytes: float, memory: float) -> int:
     """Jobs that hold these results in ``memory`` of their limits; at most twice what serves, so that growth is seen."""
     if held_bytes <= 0:
         return 0
     usable = memory * pool.pool.shape.memory_bytes * pool.pool.shape.workers
-    needed = math.ceil(held_bytes / usable) if usable > 0 else 1
+    needed = max(1, math.ceil(held_bytes / usable - _SPARE)) if usable > 0 else 1
     return min(needed, max(1, 2 * pool.ready))
 
 

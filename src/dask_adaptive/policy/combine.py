@@ -22,6 +22,7 @@ _DAY_S = 86_400
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _ROUNDING_S = 1e-3
 _GRAINS = 16
+_REGRET, _MOST_WAITS = 1.5, 3.0
 _BILLED = (Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.ENDING, Phase.UNKNOWN)
 
 
@@ -75,6 +76,9 @@ class Patience:
     stay, however long; those that demand did not ask for during the wait go as soon as they are idle. A firm target
     (somebody said so) is passed on at once.
 
+    Where something is needed again within a wait after it was given up, the next wait lasts half as long again, up to
+    three times as long; where it was not, that is taken back.
+
     Parameters
     ----------
     policy:
@@ -100,19 +104,39 @@ class Patience:
         """What the policy inside wants, or what it wanted at most within the wait."""
         target, inner = self.policy.decide(view, past.get("inner", FRESH))
         lows: dict[str, Any] = {}
+        regrets: dict[str, Any] = {}
         wants = dict(target.pools)
         looks = [] if target.look_again_s is None else [target.look_again_s]
         for pool in view.pools:
             name = pool.pool.name
             want = wants.get(name)
-            if want is None or want.firm or not 0 <= want.jobs < pool.size:
+            if want is None:
                 continue
             wait_s = max(self.wait_s, min(self.at_most_s, self.startups * pool.startup.quantile_s(0.5, 0.0)))
-            low = _seen(past.get("low", {}).get(name), view.now_s, want.jobs, wait_s)
-            lows[name] = low
+            grows = want.jobs > pool.size
+            regrets[name] = regret = _regret(past.get("regret", {}).get(name), view.now_s, wait_s, grows=grows)
+            if want.firm or not 0 <= want.jobs < pool.size:
+                continue
+            wait_s *= regret["waits"]
+            lows[name] = low = _seen(past.get("low", {}).get(name), view.now_s, want.jobs, wait_s)
             wants[name], look_s = _patient(pool, want, low, view.now_s, wait_s)
             looks += [] if look_s is None else [look_s]
-        return replace(target, pools=wants, look_again_s=min(looks, default=None)), {"inner": inner, "low": lows}
+            if wants[name].jobs < pool.size:
+                regret["given_up_s"] = view.now_s
+        remembered = {"inner": inner, "low": lows, "regret": regrets}
+        return replace(target, pools=wants, look_again_s=min(looks, default=None)), remembered
+
+
+def _regret(before: Mapping[str, Any] | None, now_s: float, wait_s: float, *, grows: bool) -> dict[str, Any]:
+    """How many waits a wait lasts, and when something was given up of which nothing was needed again so far."""
+    if before is None:
+        return {"waits": 1.0, "given_up_s": None}
+    waits, given_up_s = before["waits"], before["given_up_s"]
+    if not grows or given_up_s is None:
+        return dict(before)
+    soon = now_s - given_up_s <= waits * wait_s
+    waits = min(_MOST_WAITS, waits * _REGRET) if soon else max(1.0, waits / _REGRET)
+    return {"waits": waits, "given_up_s": None}
 
 
 def _seen(low: Mapping[str, Any] | None, now_s: float, jobs: int, wait_s: float) -> dict[str, Any]:

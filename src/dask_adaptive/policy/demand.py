@@ -15,10 +15,11 @@ from dataclasses import dataclass, field
 
 from dask_adaptive.model import Group, Load, Need, PoolView, Shape
 
-__all__ = ["THREADS", "Demand", "Demands", "Guess", "demands", "gap_s", "guess", "number", "whole"]
+__all__ = ["THREADS", "Demand", "Demands", "Guess", "demands", "gap_s", "guess", "guess_again_s", "number", "whole"]
 
 THREADS = "threads"
 _EPSILON = 1e-9
+_PATIENT, _FACTOR = 2.0, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +79,24 @@ class Demands:
 def guess(group: Group, unknown_s: float) -> Guess:
     """Expected run time of the pending tasks of a group, in seconds.
 
-    While no task of the kind has finished: at least ``unknown_s``, and at least twice what the oldest running one has
-    taken ("guess and double"). As soon as a mean is known a straggler tells only about itself.
+    While no task of the kind has finished: ``unknown_s``; once one runs for twice as long, that guess was wrong, and it
+    is three times what the oldest has taken, which is the mean of what is left where run times have a long tail
+    (Pareto, exponent 1.5). As soon as a mean is known a straggler tells only about itself.
     """
     oldest_s = group.oldest_s if group.running else 0.0
     if group.mean_s is None:
-        each_s = max(unknown_s, 2 * oldest_s)
+        each_s = unknown_s if oldest_s < _PATIENT * unknown_s else _FACTOR * oldest_s
         return Guess(each_s, each_s, known=False)
     return Guess(group.mean_s, max(group.mean_s, oldest_s), known=True)
+
+
+def guess_again_s(load: Load, unknown_s: float) -> float | None:
+    """Seconds until more may be known of a kind that never finished a task, although nothing happens; else None."""
+    if not any(capacity.threads for capacity in load.pools.values()):
+        return None
+    ages = [group.oldest_s for group in load.groups if group.mean_s is None and group.ready and not group.pinned]
+    steps = (unknown_s, _PATIENT * unknown_s)
+    return min((next((step - age for step in steps if age < step), age / 4) for age in ages), default=None)
 
 
 def number(value: float) -> str:
@@ -93,9 +104,9 @@ def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def whole(jobs: Mapping[str, float]) -> int:
-    """Whole jobs that cover the scarcest dimension."""
-    return math.ceil(max(jobs.values(), default=0.0) - _EPSILON)
+def whole(jobs: Mapping[str, float], spare: float = 0.0) -> int:
+    """Whole jobs that cover the scarcest dimension, up to ``spare`` of a job."""
+    return math.ceil(max(jobs.values(), default=0.0) - spare - _EPSILON)
 
 
 def demands(load: Load, pools: Sequence[PoolView], *, within_s: float, unknown_s: float) -> Demands:
@@ -142,14 +153,14 @@ def demands(load: Load, pools: Sequence[PoolView], *, within_s: float, unknown_s
 def gap_s(load: Load, unknown_s: float) -> float | None:
     """Seconds until waiting work becomes ready, as far as one step ahead tells; None where nothing is in sight.
 
-    Waiting tasks count when all groups that they come after are ready or running now: they start when the slowest of
-    the running ones ends.
+    Waiting tasks count when all tasks that they come after could run now: they start when the slowest of the running
+    ones ends.
     """
     pending = {group.name: group for group in load.groups if group.ready or group.waiting}
     gaps = []
     for group in load.groups:
         before = [pending[name] for name in group.after if name in pending and name != group.name]
-        if group.waiting and before and all(other.running and not other.waiting for other in before):
+        if group.waiting and before and all(other.ready and not other.waiting for other in before):
             gaps.append(max(_left_s(other, unknown_s) for other in before))
     return min(gaps, default=None)
 
