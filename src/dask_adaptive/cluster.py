@@ -501,9 +501,10 @@ class Cluster(DaskCluster):
         if self.status == Status.closed:
             return
         starting = self._starting
-        if starting is not None and not starting.done() and starting is not asyncio.current_task():
-            starting.cancel()  # it closes what it has begun
-            await asyncio.wait([starting])
+        if starting is not None and starting is not asyncio.current_task():
+            while not starting.done():
+                starting.cancel()  # it closes what it has begun; again: before Python 3.12 ``wait_for`` may lose it
+                await asyncio.wait([starting], timeout=5.0)
         if self._closing is None:
             self._closing = asyncio.ensure_future(self._really_close())
         await asyncio.shield(self._closing)

@@ -50,6 +50,7 @@ class Operations:
 
     async def stop(self) -> None:
         """Cancel what is in flight."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while tasks := [task for task in self._tasks if not task.done()]:
+            for task in tasks:
+                task.cancel()  # more than once: before Python 3.12 ``wait_for`` may lose it
+            await asyncio.wait(tasks, timeout=1.0)

@@ -99,6 +99,24 @@ async def test_an_operation_that_dies_is_news_like_any_other() -> None:
     assert [error] == heard
 
 
+async def test_a_lost_cancellation_does_not_hang_the_end() -> None:
+    """``asyncio.wait_for`` before Python 3.12 loses one that meets its result."""
+    operations, lost = Operations(), []
+
+    async def work() -> None:
+        while not lost:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError as error:
+                lost.append(error)
+        await asyncio.Event().wait()
+
+    operations.begin(work(), lambda *_: None)
+    await asyncio.sleep(0)
+    await asyncio.wait_for(operations.stop(), 60)
+    assert 1 == len(lost)
+
+
 async def test_what_is_in_flight_at_the_end_is_cancelled_and_not_heard() -> None:
     operations, heard = Operations(), []
     operations.begin(asyncio.Event().wait(), lambda outcome, _: heard.append(outcome))
