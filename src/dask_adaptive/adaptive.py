@@ -24,7 +24,7 @@ from dask_adaptive.config import Bounds, check_keys, cores_here, count_of, limit
 from dask_adaptive.controller import Controller
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL
-from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Snapshot, Target, View, Want
+from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import FRESH, Policy
@@ -78,7 +78,7 @@ class Adaptive:
     Notes
     -----
     A subclass may override ``target()`` (workers wanted; plain or ``async``), ``workers_to_close(target)`` (addresses
-    or names of workers to give up; they are drained first), ``scale_up(n)`` and ``scale_down(workers)``.
+    or names of workers to give up; only whole jobs go, drained first), ``scale_up(n)`` and ``scale_down(workers)``.
     """
 
     def __init__(
@@ -165,19 +165,38 @@ class Adaptive:
     def _take_over(self, bounds: Mapping[str, Any], scheduler: Any, worker_key: Any) -> None:
         cluster = self.cluster
         check_scalable(cluster, self.own, type(self).__name__)
-        shape = foreign_shape(cluster)
-        said = _with_configured(_meant(cluster, bounds))
-        default = -(-cores_here() // shape.workers) if runs_here(cluster) else None
-        default = count_of("maximum-jobs", setting("maximum-jobs")) if default is None else default
-        limits = self._limits[POOL] = limits_of(Bounds(**said), shape, default)
-        self._workers_per_job = shape.workers
-        if not any(key.startswith("maximum") for key in said):
+        self._said = Bounds(**_with_configured(_meant(cluster, bounds)))
+        self._default = cores_here() if runs_here(cluster) else None
+        limits = self._limit(foreign_shape(cluster))
+        if not any(value is not None for key, value in vars(self._said).items() if key.startswith("maximum")):
             logger.warning("adapt: no maximum was given; it is %d workers. Say maximum= for another", self.maximum)
         self._takeover = Takeover(self, cluster, scheduler, worker_key, limits)
+
+    def _limit(self, shape: Shape) -> Limits:
+        """The limits in jobs of this shape."""
+        configured = count_of("maximum-jobs", setting("maximum-jobs"))
+        default = configured if self._default is None else -(-self._default // shape.workers)
+        limits = self._limits[POOL] = limits_of(self._said, shape, default)
+        self._workers_per_job = shape.workers
+        return limits
+
+    def _seen(self, shape: Shape) -> None:
+        """Jobs turn out to be of another size than thought: with ``worker_key`` only the workers tell."""
+        try:
+            limits = self._limit(shape)
+        except ConfigError as error:
+            logger.warning("adapt: the limits stay %s: %s", self._limits[POOL], error)
+            self._workers_per_job = shape.workers
+        else:
+            if self._takeover is not None:
+                self._takeover.limit(limits)
 
     def on_record(self, record: Record) -> None:
         """Told of every round on somebody else's cluster."""
         self.state = "running" if self.state == "starting" else self.state
+        shape = record.snapshot.pools[POOL].pool.shape
+        if shape.workers != self._workers_per_job:
+            self._seen(shape)
         for submit in record.plan.submits:
             self.log.append((record.at_s, {"status": "up", "n": submit.count, "reason": submit.reason}))
         if record.plan.retires:
@@ -241,8 +260,9 @@ class Adaptive:
         surplus = len(plan.retires) * self._workers_per_job
         said: Any = self.workers_to_close(target=max(0, present - surplus))
         chosen = {str(worker) for worker in (await said if inspect.isawaitable(said) else said)}
-        jobs = [job for job, each in members.items() if any({m.address, m.name, job} & chosen for m in each)]
-        return replace(plan, retires=tuple(Retire(job, "workers_to_close() said so", busy=True) for job in jobs))
+        whole = [job for job, each in members.items() if all({m.address, m.name, job} & chosen for m in each)]
+        retires = (Retire(job, "workers_to_close() said so", busy=True) for job in whole[: len(plan.retires)])
+        return replace(plan, retires=tuple(retires))
 
     # --- what Dask and others look at ---
 

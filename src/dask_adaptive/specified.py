@@ -204,7 +204,7 @@ def _unserved(worker: Any, workers: int) -> Seen:
     """A job without registered workers."""
     if worker is None or isinstance(worker, Starting):
         return Seen(workers)
-    status = getattr(worker, "status", None)
+    status: Any = getattr(worker, "status", None)
     over = f"{type(worker).__name__} is {status.name}" if status in OVER else ""
     return Seen(workers, over, queued=not isinstance(worker, Server))
 

@@ -92,9 +92,9 @@ class Takeover:
         running = None
         with suppress(RuntimeError):
             running = asyncio.get_running_loop()
-        if self._runner is None and loop is None and running is None:
-            self._runner = LoopRunner()
-            self._runner.start()
+        if loop is None and running is None and self._runner is None:
+            self._runner = runner = LoopRunner()
+            runner.start()
         if self._runner is not None:
             loop = self._runner.loop
         if loop is None or getattr(loop, "asyncio_loop", loop) is running:
@@ -156,6 +156,12 @@ class Takeover:
         elif self._actuator is not None and (why := self._actuator.resized):
             logger.warning("adapt: %s; adaptive scaling ends. For a floor use adapt(minimum=n)", why)
             self._owner.stop()
+
+    def limit(self, limits: Limits) -> None:
+        """From now on these limits, in jobs."""
+        self._limits = limits
+        if self._actuator is not None:
+            self._actuator.limits = limits
 
     # --- ending ---
 

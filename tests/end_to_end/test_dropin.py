@@ -10,7 +10,7 @@ import os
 import signal
 import time
 import warnings
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -611,10 +611,8 @@ def slurm(tmp_path: Path, monkeypatch: Any):
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     yield folder
     for file in folder.glob("pid*"):
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(int(file.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 async def test_dask_jobqueue_with_two_workers_per_job(slurm: Path, tmp_path: Path) -> None:

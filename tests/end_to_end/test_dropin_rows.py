@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import signal
 from typing import Any
 
 import dask
 import pytest
-from distributed import Client, Nanny, Scheduler, SpecCluster, Worker
+from distributed import Client, Scheduler, SpecCluster, Worker
 from distributed.core import Status
 
 from dask_adaptive import Adaptive, ConfigError
@@ -23,12 +21,10 @@ from .foreign_worlds import (
     Counting,
     Several,
     adapt,
-    client_of,
     fresh,
     gate,
     hold,
     names,
-    ours,
     quick,
     reasons,
     rounds,
