@@ -165,6 +165,8 @@ class ForeignCluster:
         self._match(jobs, now_s)
         for name, seen in jobs.items():
             self._compare(self._lives[name], seen, len(members.get(name, ())), now_s)
+        for life in self._overtaken(now_s):
+            self._let_go(life, "a job that was asked for later serves already", now_s)
         self._looked = members
         self._settled = all(life.phase is Phase.READY and not life.lost_s for life in self._lives.values())
         self._shown = dict(self._lives)
@@ -194,6 +196,16 @@ class ForeignCluster:
                 self._starts.append(max(0.0, now_s - life.submitted_s))
         self._lives[life.name] = after
 
+    def _overtaken(self, now_s: float) -> list[Life]:
+        """Jobs in a queue that a later one left long ago: they died in it, and nobody tells."""
+        waiting = [life for life in self._lives.values() if life.phase is Phase.QUEUED]
+        if not waiting:
+            return []
+        served = [life for life in self._lives.values() if life.phase is Phase.READY]
+        long_ago_s = now_s - TIMEOUTS.start_s
+        latest_s = max((life.submitted_s for life in served if life.ready_s < long_ago_s), default=0.0)
+        return [life for life in waiting if life.submitted_s < latest_s]
+
     def _end(self, life: Life, why: str, now_s: float) -> None:
         """A job that is dead; the plan sees that one is missing."""
         self._events.append(f"{life.name} is lost: {why}")
@@ -220,14 +232,17 @@ class ForeignCluster:
         if count:
             self._grow(count, now_s)
         self._retire(plan.retires, now_s)
-        told = [self._lives[cancel.job] for cancel in plan.cancels if cancel.job in self._lives]
-        reasons = {cancel.job: cancel.reason for cancel in plan.cancels}
-        for life in told:
-            self._events.append(f"{life.name} is let go: {reasons[life.name]}")
-            self._lives[life.name] = lives.cancelled(life, reasons[life.name], now_s + TIMEOUTS.end_s, now_s)
-        self._release({life.name: self._handles(life.name) for life in told})
+        for cancel in plan.cancels:
+            if cancel.job in self._lives:
+                self._let_go(self._lives[cancel.job], cancel.reason, now_s)
         if plan.submits or plan.retires or plan.cancels:
             self._settled = False
+
+    def _let_go(self, life: Life, why: str, now_s: float) -> None:
+        """A job that serves nothing."""
+        self._events.append(f"{life.name} is let go: {why}")
+        self._lives[life.name] = lives.cancelled(life, why, now_s + TIMEOUTS.end_s, now_s)
+        self._release({life.name: self._handles(life.name)})
 
     def _grow(self, count: int, now_s: float) -> None:
         for names, work in self._side.grow(count, self._load.members):

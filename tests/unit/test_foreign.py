@@ -151,6 +151,22 @@ async def test_a_queued_job_has_no_deadline() -> None:
     assert (Phase.STARTING, 5000.0) == (later.phase, later.running_s)
 
 
+async def test_a_queued_job_is_let_go_when_a_later_one_has_long_served() -> None:
+    side = FakeSide({})
+    actuator = ForeignCluster(side, FakeEngine())
+    for name, at_s in (("early", 10.0), ("late", 20.0)):
+        side.grow = lambda count, members, name=name: [((name,), asyncio.sleep(0))]  # type: ignore[method-assign]
+        actuator.act(Plan(submits=(Submit("default", 1, "why"),)), at_s)
+        side.there[name] = Seen(queued=True)
+    await settled()
+    assert {"early": Phase.QUEUED, "late": Phase.READY} == phases(actuator.observe(load(members("late")), 30.0))
+    assert {"early": Phase.QUEUED, "late": Phase.READY} == phases(actuator.observe(load(members("late")), 149.0))
+    observed = actuator.observe(load(members("late")), 151.0)
+    await settled()
+    assert {"early": Phase.ENDING, "late": Phase.READY} == phases(observed)
+    assert ["early"] == side.released
+
+
 async def test_a_refused_job_stays_and_is_left_alone_for_a_while() -> None:
     engine, side = FakeEngine({"a": "busy"}), FakeSide({"a": Seen(), "b": Seen()})
     actuator, present = ForeignCluster(side, engine), members("a", "b")
