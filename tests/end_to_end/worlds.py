@@ -94,6 +94,7 @@ class Trace:
                 time.sleep(0.01)
             return x
 
+        traced.__name__ = f"traced_{gate}"  # another kind of task: nothing is known of its run time yet
         return traced
 
     def open(self, gate: str) -> None:
