@@ -62,7 +62,8 @@ class Adaptive:
         Work that is there should take this long; chooses the policy ``TargetDuration``. Default:
         ``distributed.adaptive.target-duration`` where that is not Dask's 5 s, else ``adaptive.target-duration`` (4 s).
     worker_key:
-        A function of Dask's ``WorkerState``; workers with the same key are given up together.
+        A function of Dask's ``WorkerState``; workers with the same key are given up together. Not asked on a
+        ``SpecCluster``, where the workers of one entry belong together.
     scheduler:
         A ``Scheduler`` or its address, for an object that has no ``scheduler_comm``.
     policy:
@@ -77,6 +78,9 @@ class Adaptive:
 
     Notes
     -----
+    On a ``SpecCluster``, ``scale(n)`` ends adaptive scaling, and says so; a minimum of 0 and an infinite maximum, which
+    its ``adapt`` always passes, mean "as configured, else the default".
+
     A subclass may override ``target()`` (workers wanted; plain or ``async``), ``workers_to_close(target)`` (addresses
     or names of workers to give up; only whole jobs go, drained first), ``scale_up(n)`` and ``scale_down(workers)``.
     """

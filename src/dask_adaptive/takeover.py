@@ -79,6 +79,7 @@ class Takeover:
         self._actuator: ForeignCluster | None = None
         self._engine: DaskEngine | None = None
         self._task: asyncio.Task[None] | None = None
+        self._last: asyncio.Future[None] | None = None
         self._stopped = False
         self._runner: LoopRunner | None = None
         scheduler_of(cluster, scheduler)
@@ -98,9 +99,9 @@ class Takeover:
         if self._runner is not None:
             loop = self._runner.loop
         if loop is None or getattr(loop, "asyncio_loop", loop) is running:
-            task = asyncio.ensure_future(begin())
+            self._last = asyncio.ensure_future(begin())
             if isinstance(futures := getattr(self._cluster, "_futures", None), set) and self._stopped:
-                futures.add(task)  # a SpecCluster that closes waits for these
+                futures.add(self._last)  # a SpecCluster that closes waits for these
         else:
             loop.add_callback(begin)
 
