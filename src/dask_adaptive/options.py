@@ -91,6 +91,8 @@ class PoolOptions:
 
     def spec(self, scheduler: str, tls: Mapping[str, str], dask_config: str) -> Spec:
         """What its jobs run, for this scheduler."""
+        if not isinstance(self.local_directory, str | Path | None):
+            raise ConfigError(f"local_directory must be a path, not {self.local_directory!r}")
         return Spec(
             scheduler=scheduler,
             shape=self.shape(),

@@ -184,6 +184,7 @@ def test_what_is_said_for_a_pool_overrides_what_is_said_for_all() -> None:
         (None, {"maximum": 1, "workers_per_job": 2}, "less than one job"),
         (None, {"minimum": 4, "maximum": 2}, "above the maximum"),
         (None, {"resources": {"a b": 1}}, "without spaces, commas or '='"),
+        (None, {"local_directory": 7}, "local_directory must be a path"),
         (None, {"preload": 7}, "preload must be a list of words"),
         (None, {"worker_arguments": "--lifetime 5s"}, "worker_arguments must be a list of words"),
         (None, {"death_timeout": "soon"}, "death_timeout must be a duration"),
