@@ -152,15 +152,14 @@ class Journal:
         line = _line(record, self._before)
         if _quiet(line):
             return
-        if record.at_s - self._full_s >= FULL_EVERY_S or (self._writer and self._writer.fresh.is_set()):
+        rotates = self._writer is not None and self._writer.taken > ROTATE_BYTES
+        if rotates or record.at_s - self._full_s >= FULL_EVERY_S or (self._writer and self._writer.lost.is_set()):
             self._full_s = record.at_s
             line = _line(record, None)
-            if self._writer:
-                self._writer.fresh.clear()
         self._before = record
         self._keep(record)
         if self._writer:
-            self._writer.put(_encode(line) + b"\n")
+            self._writer.put(_encode(line) + b"\n", complete=line.full, rotates=rotates)
 
     def _keep(self, record: Record) -> None:
         self.records.append(record)
@@ -174,53 +173,66 @@ class Journal:
             self._writer.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A line to write; ``rotates``: into a new file."""
+
+    text: bytes
+    complete: bool
+    rotates: bool
+
+
 class _Writer:
-    """Appends lines to a file on a thread of its own."""
+    """Appends lines to a file on a thread of its own.
+
+    ``taken``: bytes in the file once all lines are written. ``lost``: a line could not be written, so that nothing
+    but a complete line makes sense after it; until one comes, the others are dropped.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.fresh = threading.Event()
-        self.fresh.set()
-        self._torn = False
-        self._lines: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self.lost = threading.Event()
+        self.lost.set()  # whatever an earlier run left behind
+        self._lines: queue.SimpleQueue[_Text | None] = queue.SimpleQueue()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _mend(path)
+            self.taken = path.stat().st_size
         except OSError as error:
             raise ConfigError(f"journal {str(path)!r} cannot be written: {error.strerror}") from error
         self._thread = threading.Thread(target=self._run, name="dask-adaptive-journal", daemon=True)
         self._thread.start()
 
-    def put(self, line: bytes) -> None:
-        self._lines.put(line)
+    def put(self, text: bytes, *, complete: bool, rotates: bool) -> None:
+        self.taken = len(text) + (0 if rotates else self.taken)
+        if complete:
+            self.lost.clear()
+        self._lines.put(_Text(text, complete, rotates))
 
     def close(self) -> None:
         self._lines.put(None)
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        failed = False
+        torn = False
         while (line := self._lines.get()) is not None:
-            error = self._write(line)
-            if error and not failed:
+            if torn and not line.complete:
+                continue
+            error = self._write(line, torn)
+            if error and not torn:
                 logger.warning("journal %s cannot be written (%s); the cluster goes on", self.path, error)
-            failed = bool(error)
+            torn = bool(error)
 
-    def _write(self, line: bytes) -> OSError | None:
-        """Append a line; after an error the next one has to be complete."""
+    def _write(self, line: _Text, torn: bool) -> OSError | None:
         try:
-            if self._torn:
+            if torn:
                 _mend(self.path)
-                self._torn = False
-            with self.path.open("ab") as file:
-                file.write(line)
-                full = file.tell() > ROTATE_BYTES
-            if full:
+            if line.rotates:
                 self.path.replace(self.path.with_name(self.path.name + ".1"))
-                self.fresh.set()
+            with self.path.open("ab") as file:
+                file.write(line.text)
         except OSError as error:
-            self.fresh.set()
-            self._torn = True
+            self.lost.set()
             return error
         return None
 
