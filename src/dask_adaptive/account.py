@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dask_adaptive.model import ALIVE, Phase, PoolState, Record
+from dask_adaptive.model import ALIVE, Phase, PoolState, Record, Want
 
 __all__ = ["JobRow", "JobTable", "explanation", "first_worker_notice", "job_table"]
 
@@ -87,7 +87,7 @@ def explanation(record: Record | None, holders: Sequence[str] = ()) -> str:
             lines.append(f"  Broken: {state.broken}")
         if state.stale:
             lines.append(f"  Not trusted: {state.stale}")
-        lines.append(f"  {_would_grow(state, want.jobs if want else alive)}")
+        lines.append(f"  {_would_grow(state, want or Want(alive, ''))}")
     lines += [f"Not done: {sentence}" for sentence in record.target.declined]
     lines += [f"Impossible: {sentence}" for sentence in record.target.impossible]
     lines += [f"Error: {record.error}"] if record.error else []
@@ -95,13 +95,14 @@ def explanation(record: Record | None, holders: Sequence[str] = ()) -> str:
     return "\n".join(lines)
 
 
-def _would_grow(state: PoolState, wanted: int) -> str:
+def _would_grow(state: PoolState, want: Want) -> str:
     limits = state.pool.limits
-    if limits.maximum is None:
-        return f"Limits: {limits.minimum} jobs at least. More work that it can run would make it grow."
-    within = f"Limits: {limits.minimum} to {limits.maximum} jobs."
-    if wanted >= limits.maximum:
+    top = "or more" if limits.maximum is None else f"to {limits.maximum}"
+    within = f"Limits: {limits.minimum} {top} jobs."
+    if limits.maximum is not None and want.jobs >= limits.maximum:
         return f"{within} Only a larger maximum would make it grow."
+    if want.firm:
+        return f"{within} Its size was said; scale(n) or adapt() changes it."
     return f"{within} More work that it can run would make it grow."
 
 

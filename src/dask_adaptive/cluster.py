@@ -208,7 +208,7 @@ class Cluster(DaskCluster):
         if self._silence_logs:
             self._until_closed.enter_context(silence_logging_cmgr(level=self._silence_logs))
         try:
-            self._startups = _learned(self._journal_path)
+            self._startups = await asyncio.to_thread(_learned, self._journal_path)
             self._journal = Journal(self._journal_path)
             self.engine = engine = await self._connect()
             self.controller = self._controlled(engine, await self._make_actuator(engine))
@@ -483,7 +483,8 @@ class Cluster(DaskCluster):
         return self._cached_widget
 
     async def _get_logs(self, cluster: bool = True, scheduler: bool = True, workers: Any = True) -> Logs:
-        logs = await super()._get_logs(cluster=cluster, scheduler=scheduler, workers=workers)
+        alive = self.status == Status.running
+        logs = await super()._get_logs(cluster, scheduler and alive, workers if alive else False)
         if workers and self._jobs is not None:
             for name, text in (await self._jobs.logs()).items():
                 logs[f"job {name}"] = Log(text)

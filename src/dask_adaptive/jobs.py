@@ -227,7 +227,7 @@ class Jobs:
 
     def _failed(self, life: Life, now_s: float) -> None:
         if not life.served:
-            self._health[life.pool].fail(_tag(life), f"job {life.name}: {life.reason}", now_s)
+            self._health[life.pool].fail(_tag(life), _failure(life), now_s)
         self._events.append(f"job {life.name} failed: {life.reason}")
         if life.id is not None:
             log = self.setups[life.pool].backend.log(life.id)
@@ -235,8 +235,14 @@ class Jobs:
 
     def _logged(self, name: str, outcome: str | BaseException, now_s: float) -> None:
         life = self._lives.get(name)
-        if life is not None and isinstance(outcome, str):
-            self._put(replace(life, log_tail=outcome[-4000:]), now_s)
+        if life is None or not isinstance(outcome, str) or not outcome.strip():
+            return
+        self._put(replace(life, log_tail=outcome[-4000:]), now_s)
+        end = outcome.strip().splitlines()[-1][:300]
+        self._events.append(f"the log of job {name} ends with: {end}")
+        health = self._health[life.pool]
+        if health.reason == _failure(life):
+            health.reason += f" ({end})"
 
     def _forget(self) -> None:
         over = [life for life in self._lives.values() if life.phase in (Phase.GONE, Phase.FAILED)]
@@ -400,7 +406,7 @@ class Jobs:
         asked = (self.setups[life.pool].backend.log(life.id) for life in known if life.id is not None)
         texts = await asyncio.gather(*asked, return_exceptions=True)
         return {
-            life.name: life.log_tail or str(text) if isinstance(text, BaseException) else text
+            life.name: text if isinstance(text, str) and text else life.log_tail
             for life, text in zip(known, texts, strict=True)
         }
 
@@ -444,6 +450,10 @@ class Jobs:
         if not self._operations.has_news:
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(news.wait(), at_most_s)
+
+
+def _failure(life: Life) -> str:
+    return f"job {life.name}: {life.reason}"
 
 
 def _tag(life: Life) -> str:

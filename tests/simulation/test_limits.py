@@ -188,6 +188,18 @@ async def test_twelve_jobs_of_one_batch_that_fail_together_are_one_failure() -> 
     assert world.alive == 12
 
 
+async def test_the_end_of_a_failed_jobs_log_is_told() -> None:
+    world = World(Fixed(1), Limits(), queue_s=float("inf"))
+    await world.rounds(3)
+    [name] = world.backend.alive()
+    world.backend.logs[world.backend.id_of(name)] = "starting\nModuleNotFoundError: No module named 'numpi'\n"
+    world.backend.end(name, 1, "exit code 1")
+    await world.rounds(3)
+    told = "; ".join(event for record in world.records for event in record.events)
+    assert f"the log of job {name} ends with: ModuleNotFoundError: No module named 'numpi'" in told
+    assert "No module named 'numpi'" in (await world.jobs.logs())[name]
+
+
 async def test_a_job_whose_workers_never_register_is_replaced() -> None:
     world = World(Fixed(1), Limits(0, 1))
     world.engine.mute = {"tag00000.0"}
