@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from dask_adaptive.model import Capacity, Group, Limits, Load, Pool, PoolView, Shape, View
-from dask_adaptive.policy.demand import Guess, demands, gap_s, guess, number, whole
+from dask_adaptive.policy.demand import Guess, demands, gaps_s, guess, number, whole
 
 from .strategies import views
 
@@ -22,9 +22,11 @@ def load(*groups: Group, **more) -> Load:
 @pytest.mark.parametrize(
     ("seen", "expected"),
     [
-        (group(ready=4), Guess(0.5, 0.5, known=False)),
-        (group(ready=4, running=1, oldest_s=0.9), Guess(0.5, 0.5, known=False)),
-        (group(ready=4, running=1, oldest_s=1.0), Guess(3.0, 3.0, known=False)),
+        (group(ready=1), Guess(0.5, 0.5, known=False)),
+        (group(ready=8), Guess(0.25, 0.25, known=False)),
+        (group(ready=3, waiting=5), Guess(0.25, 0.25, known=False)),
+        (group(ready=8, running=1, oldest_s=0.4), Guess(0.25, 0.25, known=False)),
+        (group(ready=8, running=1, oldest_s=0.5), Guess(1.5, 1.5, known=False)),
         (group(ready=4, mean_s=2.0), Guess(2.0, 2.0, known=True)),
         (group(ready=4, running=1, mean_s=2.0, oldest_s=1.0), Guess(2.0, 2.0, known=True)),
         (group(ready=4, running=1, mean_s=2.0, oldest_s=9.0), Guess(2.0, 9.0, known=True)),
@@ -80,19 +82,17 @@ def test_work_that_only_foreign_workers_can_run_is_theirs():
 
 def test_waiting_work_is_in_sight_one_step_ahead():
     running = group("a", ready=1, running=1, mean_s=5.0, oldest_s=2.0)
-    assert gap_s(load(running, group("b", waiting=9, after=("a-1",))), 0.5) == pytest.approx(3.0)
-    assert gap_s(load(running), 0.5) is None
+    assert {"b-1": pytest.approx(3.0)} == gaps_s(load(running, group("b", waiting=9, after=("a-1",))), 0.5)
+    assert {} == gaps_s(load(running), 0.5)
     two_steps = (running, group("b", waiting=9, after=("a-1",)), group("c", waiting=9, after=("b-1",)))
-    assert pytest.approx(3.0) == gap_s(load(*two_steps), 0.5)
+    assert {"b-1": pytest.approx(3.0)} == gaps_s(load(*two_steps), 0.5)
     about_to_run = (group("a", ready=1), group("b", waiting=9, after=("a-1",)))
-    assert gap_s(load(*about_to_run), 0.5) == pytest.approx(0.5)
-    blocked = (group("a", waiting=1), group("b", waiting=9, after=("a-1",)))
-    assert gap_s(load(*blocked), 0.5) is None
+    assert {"b-1": pytest.approx(0.5)} == gaps_s(load(*about_to_run), 0.5)
 
 
 def test_what_runs_longer_than_expected_will_take_as_long_again():
     late = group("a", ready=1, running=1, mean_s=5.0, oldest_s=20.0)
-    assert gap_s(load(late, group("b", waiting=9, after=("a-1",))), 0.5) == pytest.approx(20.0)
+    assert {"b-1": pytest.approx(20.0)} == gaps_s(load(late, group("b", waiting=9, after=("a-1",))), 0.5)
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.002, "0.002"), (5.0, "5"), (12.345, "12.3"), (123456.7, "123457")])

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 
 from dask_adaptive.errors import ConfigError, PolicyError, nearest
 from dask_adaptive.model import Load, Past, PoolView, Target, View, Want
-from dask_adaptive.policy.demand import THREADS, Demand, demands, gap_s, guess_again_s, number, whole
+from dask_adaptive.policy.demand import THREADS, Demand, demands, gaps_s, guess, guess_again_s, number, whole
 
 __all__ = ["Doubling", "Fixed", "TargetDuration"]
 
 _SPARE = 0.1
 """Part of a job that is not worth a start: the others work a little longer, or hold a little more."""
 
-_WORTH = 0.5
+_WORTH = 0.75
 """A new job must have work for this part of the time that it takes to start."""
 
 
@@ -112,10 +112,10 @@ class TargetDuration:
     limits is added, at most doubling what serves; what ready tasks will leave behind, going by the results that their
     group holds already, counts too. No memory limit means no such rule.
 
-    A task of a kind that never finished one is expected to take ``unknown_s``; once one has taken twice as long, three
-    times what it has taken so far. Nothing is asked for that would have less to do than half of its own start-up, and
-    waiting tasks keep jobs that they need before a new one could start, or within ``soon_s``. What is busy is not
-    counted here: ``Patience`` keeps it.
+    How long a task of a kind takes that never finished one is guessed (``demand.guess``), and while nothing serves yet,
+    a guess must ask for more than twice as much as was asked for to be heard. Nothing is asked for that would have less
+    to do than three quarters of its own start-up, and waiting tasks keep jobs that they need before a new one could
+    start, or within ``soon_s``. What is busy is not counted here: ``Patience`` keeps it.
 
     Parameters
     ----------
@@ -124,8 +124,8 @@ class TargetDuration:
     memory:
         Part of a worker's memory limit that results may fill, 0 to 1; default 0.6.
     unknown_s:
-        Run time of a task of an unknown kind, in seconds; default 0.55. Dask guesses 0.5; run times are skewed, and
-        the mean of what is usually 0.5 is a little larger.
+        Run time of a single task of an unknown kind, in seconds; default 1.9. Of ``n`` tasks each is expected to take
+        ``unknown_s`` / ∛n: 0.66 s of 24 tasks, 0.5 s of 55, as Dask guesses always, 0.2 s of 1,000.
     soon_s:
         Jobs that waiting tasks need within so many seconds are kept for them; default 2.
 
@@ -135,7 +135,7 @@ class TargetDuration:
     """
 
     def __init__(
-        self, target_duration_s: float = 4.0, memory: float = 0.6, unknown_s: float = 0.55, soon_s: float = 2.0
+        self, target_duration_s: float = 4.0, memory: float = 0.6, unknown_s: float = 1.9, soon_s: float = 2.0
     ) -> None:
         _check_above("target_duration_s", target_duration_s, 0.0)
         _check_share("memory", memory)
@@ -155,22 +155,45 @@ class TargetDuration:
             name = pool.pool.name
             demand = asked.pools[name]
             startup_s = pool.startup.quantile_s(0.5)
-            want = _work(pool, demand, self.target_duration_s, self.unknown_s)
+            want = _work(pool, demand, self.target_duration_s)
+            want = _sure(want, pool, demand)
             want = _in_time(want, pool, demand, startup_s, declined)
-            want = _ahead(want, pool, view.load, max(startup_s, self.soon_s), self.unknown_s)
+            want = self._ahead(want, pool, view.load, max(startup_s, self.soon_s))
             to_hold = _unique_bytes(pool, view.load) * _growth(view.load)
             wants[name] = _for_results(want, _memory_jobs(pool, to_hold, self.memory))
         again_s = guess_again_s(view.load, self.unknown_s)
         return Target(_for_clients(wants, view), again_s, tuple(declined), asked.impossible), past
 
+    def _ahead(self, want: Want, pool: PoolView, load: Load, within_s: float) -> Want:
+        """Waiting tasks that start within so many seconds keep what serves and what they will surely need."""
+        if want.jobs >= pool.ready:
+            return want
+        pinned = sum(group.waiting for group in load.groups if group.pinned)
+        if pinned:
+            kept = f"{_count(pool.ready, 'job')} kept for {pinned} waiting tasks that are pinned to workers"
+            return Want(pool.ready, f"{want.reason}; {kept}")
+        gaps = {name: gap_s for name, gap_s in gaps_s(load, self.unknown_s).items() if gap_s <= within_s}
+        needed = 0.0
+        for group in load.groups:
+            if group.name in gaps and (slots := pool.pool.shape.slots(group.need)):
+                expected = guess(group, self.unknown_s)
+                needed += expected.slots(group.waiting, self.target_duration_s) / slots
+        if not needed:
+            return want
+        jobs = min(pool.ready, max(1, math.floor(needed)))
+        if jobs <= want.jobs:
+            return want
+        soon = f"waiting tasks start in about {number(min(gaps.values()))} s, at most {number(within_s)} s"
+        return Want(jobs, f"{want.reason}; {_count(jobs, 'job')} kept: {soon}")
 
-def _work(pool: PoolView, demand: Demand, within_s: float, unknown_s: float) -> Want:
+
+def _work(pool: PoolView, demand: Demand, within_s: float) -> Want:
     """Jobs for the work that could run now."""
     if not demand.tasks:
         return Want(0, "nothing to do")
     jobs = max(1, whole(demand.jobs, _SPARE))
     each = f" at {number(demand.work_s / demand.tasks)} s each" if demand.tasks > 1 else ""
-    guessed = f" (guessed for {demand.guessed:.0f}, at least {number(unknown_s)} s)" if demand.guessed else ""
+    guessed = f" (guessed for {demand.guessed:.0f})" if demand.guessed else ""
     capped = ", at most one slot per task," if demand.slots < demand.work_s / within_s * (1 - 1e-9) else ""
     slots, shape = number(demand.slots), pool.pool.shape
     if demand.scarcest == THREADS:
@@ -186,39 +209,27 @@ def _work(pool: PoolView, demand: Demand, within_s: float, unknown_s: float) -> 
     return Want(jobs, reason)
 
 
+def _sure(want: Want, pool: PoolView, demand: Demand) -> Want:
+    """While nothing serves that could tell, a guess is too rough to ask for a little more."""
+    if pool.ready or demand.guessed < demand.tasks or not pool.size < want.jobs <= 2 * pool.size:
+        return want
+    rough = f"{_count(pool.size, 'job')} asked for already, and a guess is too rough for less than twice as many"
+    return Want(pool.size, f"{want.reason}; {rough}")
+
+
 def _in_time(want: Want, pool: PoolView, demand: Demand, startup_s: float, declined: list[str]) -> Want:
     """Nothing that would arrive when the work is done, or nearly so."""
     if want.jobs <= pool.size or not pool.ready or pool.capacity.paused or not startup_s:
         return want
     work_s = max(demand.work_jobs_s.values(), default=0.0)
-    left_s = max(0.0, work_s - pool.size * startup_s)
+    left_s = max(0.0, work_s - pool.ready * startup_s)
     jobs = max(pool.size, math.floor(left_s / (_WORTH * startup_s)))
     if jobs >= want.jobs:
         return want
-    there = f"a new job takes {number(startup_s)} s to start, and the {_count(pool.size, 'job')} there or coming"
-    there += f" leave {number(left_s)} s of work then: less than half of that for each"
+    there = f"a new job takes {number(startup_s)} s to start, and the {_count(pool.ready, 'job')} there leave"
+    there += f" {number(left_s)} s of work by then: less than {_WORTH:.0%} of that for each"
     declined.append(f"{pool.pool.name}: {want.jobs - jobs} more not worth it, {there}")
     return Want(jobs, f"{want.reason}; {there}")
-
-
-def _ahead(want: Want, pool: PoolView, load: Load, within_s: float, unknown_s: float) -> Want:
-    """Waiting tasks keep what serves if they start within so many seconds."""
-    if want.jobs >= pool.ready:
-        return want
-    pinned = sum(group.waiting for group in load.groups if group.pinned)
-    if pinned:
-        kept = f"{_count(pool.ready, 'job')} kept for {pinned} waiting tasks that are pinned to workers"
-        return Want(pool.ready, f"{want.reason}; {kept}")
-    gap = gap_s(load, unknown_s)
-    if gap is None or gap > within_s:
-        return want
-    shape = pool.pool.shape
-    waiting = sum(group.waiting / shape.slots(group.need) for group in load.groups if shape.slots(group.need))
-    jobs = min(pool.ready, math.ceil(waiting))
-    if jobs <= want.jobs:
-        return want
-    soon = f"waiting tasks start in about {number(gap)} s, at most {number(within_s)} s"
-    return Want(jobs, f"{want.reason}; {_count(jobs, 'job')} kept: {soon}")
 
 
 def _for_results(want: Want, jobs: int) -> Want:

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 
 from dask_adaptive.model import Group, Load, Need, PoolView, Shape
 
-__all__ = ["THREADS", "Demand", "Demands", "Guess", "demands", "gap_s", "guess", "guess_again_s", "number", "whole"]
+__all__ = ["THREADS", "Demand", "Demands", "Guess", "demands", "gaps_s", "guess", "guess_again_s", "number", "whole"]
 
 THREADS = "threads"
 _EPSILON = 1e-9
-_PATIENT, _FACTOR = 2.0, 3.0
+_PATIENT, _FACTOR = 1.75, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,24 +79,33 @@ class Demands:
 def guess(group: Group, unknown_s: float) -> Guess:
     """Expected run time of the pending tasks of a group, in seconds.
 
-    While no task of the kind has finished: ``unknown_s``; once one runs for twice as long, that guess was wrong, and it
-    is three times what the oldest has taken, which is the mean of what is left where run times have a long tail
-    (Pareto, exponent 1.5). As soon as a mean is known a straggler tells only about itself.
+    While no task of the kind has finished, each of ``n`` is expected to take ``unknown_s`` divided by the cube root of
+    ``n``: the more pieces work is cut into, the smaller they are. Once one runs for 1.75 times as long, that was wrong,
+    and it is three times what the oldest has taken, which is the mean where run times have a long tail (Pareto,
+    exponent 1.5). As soon as a mean is known a straggler tells only about itself.
     """
     oldest_s = group.oldest_s if group.running else 0.0
     if group.mean_s is None:
-        each_s = unknown_s if oldest_s < _PATIENT * unknown_s else _FACTOR * oldest_s
+        prior_s = _prior_s(group, unknown_s)
+        each_s = prior_s if oldest_s < _PATIENT * prior_s else _FACTOR * oldest_s
         return Guess(each_s, each_s, known=False)
     return Guess(group.mean_s, max(group.mean_s, oldest_s), known=True)
+
+
+def _prior_s(group: Group, unknown_s: float) -> float:
+    return unknown_s / float(max(1, group.ready + group.waiting) ** (1 / 3))
 
 
 def guess_again_s(load: Load, unknown_s: float) -> float | None:
     """Seconds until more may be known of a kind that never finished a task, although nothing happens; else None."""
     if not any(capacity.threads for capacity in load.pools.values()):
         return None
-    ages = [group.oldest_s for group in load.groups if group.mean_s is None and group.ready and not group.pinned]
-    steps = (unknown_s, _PATIENT * unknown_s)
-    return min((next((step - age for step in steps if age < step), age / 4) for age in ages), default=None)
+    unknown = [group for group in load.groups if group.mean_s is None and group.ready and not group.pinned]
+    return min((_next_step_s(group.oldest_s, _prior_s(group, unknown_s)) for group in unknown), default=None)
+
+
+def _next_step_s(age_s: float, prior_s: float) -> float:
+    return next((step - age_s for step in (prior_s, _PATIENT * prior_s) if age_s < step), age_s / 4)
 
 
 def number(value: float) -> str:
@@ -125,7 +134,7 @@ def demands(load: Load, pools: Sequence[PoolView], *, within_s: float, unknown_s
     within_s:
         Seconds in which the pending work should be done.
     unknown_s:
-        Run time of a task of a kind that never finished one, at least.
+        Run time of the only task of a kind that never finished one; see ``guess``.
     """
     ordered = sorted(pools, key=lambda view: view.pool.price)
     drafts = {view.pool.name: _Draft(view) for view in pools}
@@ -150,25 +159,25 @@ def demands(load: Load, pools: Sequence[PoolView], *, within_s: float, unknown_s
     return Demands({name: draft.demand() for name, draft in drafts.items()}, tuple(impossible), tuple(declined))
 
 
-def gap_s(load: Load, unknown_s: float) -> float | None:
-    """Seconds until waiting work becomes ready, as far as one step ahead tells; None where nothing is in sight.
+def gaps_s(load: Load, unknown_s: float) -> dict[str, float]:
+    """Seconds until the waiting tasks of a group become ready, by group, as far as one step ahead tells.
 
-    Waiting tasks count when all tasks that they come after could run now: they start when the slowest of the running
-    ones ends.
+    Waiting tasks are in sight when all tasks that they come after could run now: they start when the slowest of the
+    running ones ends.
     """
     pending = {group.name: group for group in load.groups if group.ready or group.waiting}
-    gaps = []
+    gaps: dict[str, float] = {}
     for group in load.groups:
         before = [pending[name] for name in group.after if name in pending and name != group.name]
         if group.waiting and before and all(other.ready and not other.waiting for other in before):
-            gaps.append(max(_left_s(other, unknown_s) for other in before))
-    return min(gaps, default=None)
+            gaps[group.name] = max(_left_s(other, unknown_s) for other in before)
+    return gaps
 
 
 def _left_s(group: Group, unknown_s: float) -> float:
     if group.mean_s is not None and group.oldest_s <= group.mean_s:
         return group.mean_s - group.oldest_s
-    return max(unknown_s, group.oldest_s)
+    return max(_prior_s(group, unknown_s), group.oldest_s)
 
 
 @dataclass(frozen=True, slots=True)
