@@ -1,7 +1,7 @@
 """A Dask cluster exactly as large as its work, on any resource manager."""
 
 from dask_adaptive.adaptive import Adaptive
-from dask_adaptive.cluster import Cluster, LocalCluster
+from dask_adaptive.cluster import Cluster
 from dask_adaptive.errors import (
     AdaptiveError,
     Ambiguous,
@@ -15,6 +15,7 @@ from dask_adaptive.errors import (
     Throttled,
     Unavailable,
 )
+from dask_adaptive.local_cluster import LocalCluster
 
 __all__ = [
     "Adaptive",

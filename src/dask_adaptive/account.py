@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dask_adaptive.model import ALIVE, Phase, PoolState, Record, Want
 
-__all__ = ["JobRow", "JobTable", "explanation", "first_worker_notice", "job_table"]
+__all__ = ["JobRow", "JobTable", "TellingStatus", "explanation", "first_worker_notice", "job_table"]
 
 _HEADS = ("job", "pool", "phase", "workers", "age", "reason")
 
@@ -57,6 +58,28 @@ class JobTable(Sequence[JobRow]):
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells()) + "</tr>" for row in self.rows
         )
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+class TellingStatus:
+    """Compares and reads like Dask's ``Status``; called, it gives the table of jobs."""
+
+    def __init__(self, status: Any, table: Callable[[], JobTable]) -> None:
+        self._status, self._table = status, table
+
+    def __call__(self) -> JobTable:
+        return self._table()
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._status == getattr(other, "_status", other))
+
+    def __hash__(self) -> int:
+        return hash(self._status)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._status, name)
+
+    def __repr__(self) -> str:
+        return repr(self._status)
 
 
 def job_table(record: Record | None, now_s: float) -> JobTable:

@@ -6,14 +6,10 @@ import asyncio
 import atexit
 import datetime
 import logging
-import secrets
-import string
-import tempfile
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import dask.config
@@ -21,73 +17,33 @@ from distributed import Scheduler
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.security import Security
-from distributed.system import MEMORY_LIMIT
 from distributed.utils import Log, Logs, silence_logging_cmgr
 
-from dask_adaptive.account import JobTable, explanation, first_worker_notice, job_table
+from dask_adaptive.account import JobTable, TellingStatus, explanation, first_worker_notice, job_table
 from dask_adaptive.actuator import Actuator
 from dask_adaptive.adaptive import Adaptive
 from dask_adaptive.backend.contracts import Backend
-from dask_adaptive.config import Bounds, bytes_of, check_keys, cores_here, count_of, limits_of, seconds_of, setting
+from dask_adaptive.config import Bounds, check_keys, count_of, limits_of, seconds_of, setting
 from dask_adaptive.controller import Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
 from dask_adaptive.foreign import POOL, ForeignCluster
 from dask_adaptive.jobs import Jobs, PoolSetup
-from dask_adaptive.journal import Journal, last
+from dask_adaptive.journal import Journal, learned
 from dask_adaptive.model import Limits, Pool, Record, Startup
-from dask_adaptive.options import PoolOptions, pool_options, timeouts
+from dask_adaptive.options import PoolOptions, backends_of, pool_options, timeouts
 from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
-from dask_adaptive.registry import load_backend
+from dask_adaptive.security import security_of, worker_files
 from dask_adaptive.show.widget import make_widget, status_html
+from dask_adaptive.tags import new_key, tags
 
-__all__ = ["Cluster", "LocalCluster", "discover"]
+__all__ = ["Cluster", "discover"]
 
 CLOSE_TIMEOUT_S = 60.0
 HAND_OVER_S = 30.0
 
 _living: weakref.WeakSet[Cluster] = weakref.WeakSet()
-
-
-def _key() -> str:
-    letters = string.ascii_lowercase
-    return secrets.choice(letters) + "".join(secrets.choice(letters + string.digits) for _ in range(3))
-
-
-class _TellingStatus:
-    """Compares and reads like Dask's ``Status``; called, it gives the table of jobs."""
-
-    def __init__(self, status: Status, table: Callable[[], JobTable]) -> None:
-        self._status, self._table = status, table
-
-    def __call__(self) -> JobTable:
-        return self._table()
-
-    def __eq__(self, other: object) -> bool:
-        return bool(self._status == getattr(other, "_status", other))
-
-    def __hash__(self) -> int:
-        return hash(self._status)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._status, name)
-
-    def __repr__(self) -> str:
-        return repr(self._status)
-
-
-def _tags(key: str) -> Callable[[], str]:
-    """Makes names for batches, each one once, that all begin with the cluster's key."""
-    made: set[str] = set()
-
-    def tag() -> str:
-        while (new := key + _key()) in made:
-            pass
-        made.add(new)
-        return new
-
-    return tag
 
 
 class Cluster(DaskCluster):
@@ -159,8 +115,8 @@ class Cluster(DaskCluster):
             raise ConfigError(f"scheduler must be an address such as 'tcp://10.0.0.1:8786', not {scheduler!r}")
         self._attached = scheduler
         self._scheduler_options = dict(scheduler_options or {})
-        self.security = _security(security)
-        self._backends = {} if self._brings_workers else _backends(backend, self._options)
+        self.security = security_of(security)
+        self._backends = {} if self._brings_workers else backends_of(backend, self._options)
         self.scheduler: Scheduler | None = None
         self.engine: DaskEngine | None = None
         self.controller: Controller | None = None
@@ -175,7 +131,7 @@ class Cluster(DaskCluster):
         self.scheduler_comm: Any = None
         self._adaptive: Any = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
-        self._key = _key()
+        self._key = new_key()
         if not asynchronous and not (self._brings_workers and scheduler is None):
             self._begin()
 
@@ -208,7 +164,7 @@ class Cluster(DaskCluster):
         if self._silence_logs:
             self._until_closed.enter_context(silence_logging_cmgr(level=self._silence_logs))
         try:
-            self._startups = await asyncio.to_thread(_learned, self._journal_path)
+            self._startups = await asyncio.to_thread(learned, self._journal_path)
             self._journal = Journal(self._journal_path)
             self.engine = engine = await self._connect()
             self.controller = self._controlled(engine, await self._make_actuator(engine))
@@ -250,26 +206,15 @@ class Cluster(DaskCluster):
             if start is not None:
                 await start()
         setups = [self._setup(name, options) for name, options in self._options.items()]
-        self._jobs = Jobs(self.name, setups, engine=engine, tag=_tags(self._key), clock=clock, startups=self._startups)
+        self._jobs = Jobs(self.name, setups, engine=engine, tag=tags(self._key), clock=clock, startups=self._startups)
         return self._jobs
 
     def _setup(self, name: str, options: PoolOptions) -> PoolSetup:
         backend = self._backends[name]
         address, config = self.scheduler_comm.address, dask.config.serialize(dask.config.global_config)
-        spec = options.spec(address, self._tls_files(), config)
+        spec = options.spec(address, worker_files(self.security, self._until_closed), config)
         poll_s = getattr(backend, "poll_s", 1.0 if not backend.lag_s else 10.0)
         return PoolSetup(options.pool(name), backend, spec, timeouts(), poll_s)
-
-    def _tls_files(self) -> dict[str, str]:
-        """Files of the workers' credentials; those that exist only in memory are put into a private folder."""
-        tls = self.security.get_tls_config_for_role("worker") if self.security.require_encryption else {}
-        files = {f"tls_{key}": tls[key] for key in ("ca_file", "cert", "key") if tls.get(key)}
-        if any("\n" in value for value in files.values()):
-            folder = Path(self._until_closed.enter_context(tempfile.TemporaryDirectory(prefix="dask-adaptive-tls-")))
-            for name, text in files.items():
-                (folder / name).write_text(text)
-                files[name] = str(folder / name)
-        return files
 
     def _controlled(self, engine: DaskEngine, actuator: Actuator) -> Controller:
         first = next(iter(self._options))
@@ -448,7 +393,7 @@ class Cluster(DaskCluster):
     @property
     def status(self) -> Any:
         """Dask's status of the cluster; called, ``status()``, it is the table of jobs."""
-        return _TellingStatus(self._status, self._job_table)
+        return TellingStatus(self._status, self._job_table)
 
     @status.setter
     def status(self, status: Status) -> None:
@@ -562,122 +507,6 @@ class Cluster(DaskCluster):
         known = {each.name: each for each in _living}
         check_keys("cluster", [name], known)
         return known[name]
-
-
-class LocalCluster(Cluster):
-    """A Dask cluster on this machine: worker processes that come and go with the work.
-
-    Parameters
-    ----------
-    n_workers:
-        A fixed number of workers. Default: adaptive, from none to as many as there are cores.
-    threads_per_worker:
-        Threads of each worker. Default 1.
-    memory_limit:
-        Memory of each worker, such as ``"2 GB"``; "auto" (default): its share of the machine; None: no limit.
-    scheduler_port, host, dashboard_address:
-        Where the scheduler listens. Defaults: any free port, this machine only, Dask's usual port 8787; None: no
-        dashboard.
-    resources, gpus, preload, environment, workers_per_job, local_directory, worker_arguments, death_timeout:
-        As of ``PoolOptions``.
-    name, security, journal, silence_logs, asynchronous, loop, quiet:
-        As of ``Cluster``.
-
-    Raises
-    ------
-    ConfigError
-        If something was asked for that cannot be; before anything is started.
-
-    Examples
-    --------
-    >>> cluster = LocalCluster()  # doctest: +SKIP
-    >>> client = cluster.get_client()  # doctest: +SKIP
-    """
-
-    default_maximum_jobs = staticmethod(cores_here)
-
-    def __init__(
-        self,
-        n_workers: int | None = None,
-        threads_per_worker: int = 1,
-        memory_limit: str | int | float | None = "auto",
-        *,
-        scheduler_port: int = 0,
-        host: str = "127.0.0.1",
-        dashboard_address: str | None = ":8787",
-        **options: Any,
-    ) -> None:
-        threads = count_of("threads_per_worker", threads_per_worker, least=1)
-        memory = _share(threads) if memory_limit == "auto" else bytes_of("memory_limit", memory_limit or 0)
-        check_keys("option of LocalCluster:", options, _LOCAL_OPTIONS)
-        page = dashboard_address or ":0"
-        where = {"port": scheduler_port, "host": host, "dashboard": dashboard_address is not None}
-        where["dashboard_address"] = host + page if page.startswith(":") else page
-        self._adapts = n_workers is None
-        super().__init__(
-            options.pop("backend", "local"),
-            n_workers=n_workers,
-            threads=threads,
-            memory=memory,
-            scheduler_options={**where, **options.pop("scheduler_options", {})},
-            **options,
-        )
-
-    async def _start(self) -> None:
-        await super()._start()
-        if self._adapts and self._adaptive is None:
-            self._adaptive = Adaptive(self)
-
-
-_LOCAL_OPTIONS = (
-    *("backend", "scheduler_options", "name", "security", "journal", "asynchronous", "loop", "quiet", "silence_logs"),
-    *("resources", "gpus", "preload", "environment", "workers_per_job", "local_directory", "worker_arguments"),
-    *("death_timeout", "maximum", "minimum"),
-    *("n_workers", "threads_per_worker", "memory_limit", "scheduler_port", "host", "dashboard_address"),
-)
-
-
-def _share(threads: int) -> int:
-    """A worker's share of this machine's memory, by its threads."""
-    return int(MEMORY_LIMIT * min(1.0, threads / cores_here()))
-
-
-def _security(given: Security | Mapping[str, Any] | bool | None) -> Security:
-    """Dask's TLS options from what a user may give."""
-    if given is True:
-        return Security.temporary()
-    if isinstance(given, Mapping):
-        return Security(**given)
-    if given is None or given is False:
-        return Security()
-    if isinstance(given, Security):
-        return given
-    raise ConfigError(f"security must be a distributed Security, its options or True, not {given!r}")
-
-
-def _backends(given: Any, options: Mapping[str, PoolOptions]) -> dict[str, Backend]:
-    """The backend of every pool; pools that name the same one share it."""
-    made: dict[str, Backend] = {}
-    found = {}
-    for name, each in options.items():
-        wanted = each.backend if each.backend is not None else given if given is not None else "local"
-        if isinstance(wanted, str):
-            if wanted not in made:
-                made[wanted] = load_backend(wanted)()
-            wanted = made[wanted]
-        if not isinstance(wanted, Backend):
-            raise ConfigError(f"backend must be a name or an object with submit, jobs, cancel, log, not {wanted!r}")
-        found[name] = wanted
-    return found
-
-
-def _learned(journal: str | None) -> dict[str, Startup]:
-    """Start-up latencies by pool from the end of an earlier journal."""
-    record = None
-    if journal:
-        with suppress(ConfigError):  # a journal that cannot be read teaches nothing; writing to it says why
-            record = last(journal)
-    return {name: state.startup for name, state in record.snapshot.pools.items()} if record else {}
 
 
 async def discover() -> AsyncIterator[tuple[str, type[Cluster]]]:

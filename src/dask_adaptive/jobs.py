@@ -14,6 +14,7 @@ from dask_adaptive.actuator import Observed
 from dask_adaptive.backend.contracts import Backend, Pushing
 from dask_adaptive.engine.contracts import Engine
 from dask_adaptive.errors import Ambiguous, BackendError, EngineError, Garbled, Rejected, Throttled
+from dask_adaptive.health import BROKEN_AFTER, Health
 from dask_adaptive.model import (
     ALIVE,
     Batch,
@@ -40,7 +41,6 @@ KEEP_OVER = 200
 """How many jobs that are over are remembered, for their logs and reasons."""
 
 SAMPLES = 32
-BROKEN_AFTER = 3
 RELUCTANT_S = 5.0
 UNKNOWN_AT_CLOSE_S = 5.0
 
@@ -54,31 +54,6 @@ class PoolSetup:
     spec: Spec
     timeouts: Timeouts = field(default_factory=Timeouts)
     poll_s: float = 1.0
-
-
-@dataclass(slots=True)
-class _Health:
-    """Batches of a pool that failed since the last success, and until when the pool rests."""
-
-    failed: set[str] = field(default_factory=set)
-    reason: str = ""
-    retry_s: float = 0.0
-
-    def fail(self, tag: str, reason: str, now_s: float, rest_s: float | None = None) -> None:
-        """One more batch failed; more jobs of the same batch do not count again."""
-        self.reason = reason
-        if tag not in self.failed:
-            self.failed.add(tag)
-            self.retry_s = now_s + (min(300.0, 2.0 ** (len(self.failed) - 1)) if rest_s is None else rest_s)
-
-    def word(self, now_s: float, trying: bool) -> str:
-        count = len(self.failed)
-        times = f"{count} failure{'s' if count > 1 else ''} in a row; the last: {self.reason}"
-        if now_s < self.retry_s:
-            return times
-        if count >= BROKEN_AFTER and trying:
-            return f"{times}; waiting for one job to serve before more are asked for"
-        return ""
 
 
 @dataclass(slots=True)
@@ -133,7 +108,7 @@ class Jobs:
         self._changed_lives = False
         self._members: object = None
         self._startups = {name: (startups or {}).get(name, Startup()) for name in self.setups}
-        self._health = {name: _Health() for name in self.setups}
+        self._health = {name: Health() for name in self.setups}
         self._lanes: dict[int, _Lane] = {}
         for setup in setups:
             self._lanes.setdefault(id(setup.backend), _Lane(setup.backend, setup.poll_s))
@@ -217,7 +192,7 @@ class Jobs:
             self._health[life.pool].fail(_tag(life), life.reason, now_s)
 
     def _learn(self, life: Life) -> None:
-        self._health[life.pool] = _Health()
+        self._health[life.pool] = Health()
         startup = self._startups[life.pool]
         queue_s = max(0.0, life.running_s - life.submitted_s) if life.submitted_s else 0.0
         start_s = max(0.0, life.ready_s - life.running_s)

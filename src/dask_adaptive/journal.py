@@ -14,6 +14,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,9 @@ from typing import Any
 import msgspec
 
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.model import Life, Load, Member, Past, Plan, PoolState, Record, Snapshot, Target, View
+from dask_adaptive.model import Life, Load, Member, Past, Plan, PoolState, Record, Snapshot, Startup, Target, View
 
-__all__ = ["Journal", "last", "read", "replay"]
+__all__ = ["Journal", "last", "learned", "read", "replay"]
 
 logger = logging.getLogger(__name__)
 
@@ -284,6 +285,15 @@ def last(path: str | Path) -> Record | None:
         return None
     tail: deque[Record] = deque(read(path), maxlen=1)
     return tail[0] if tail else None
+
+
+def learned(journal: str | None) -> dict[str, Startup]:
+    """Start-up latencies by pool from the end of an earlier journal."""
+    record = None
+    if journal:
+        with suppress(ConfigError):  # a journal that cannot be read teaches nothing; writing to it says why
+            record = last(journal)
+    return {name: state.startup for name, state in record.snapshot.pools.items()} if record else {}
 
 
 def replay(

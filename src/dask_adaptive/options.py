@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.config import Amount, Bounds, bytes_of, check_keys, count_of, limits_of, seconds_of, setting
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Limits, Pool, Shape, Spec, Timeouts
+from dask_adaptive.registry import load_backend
 
-__all__ = ["PoolOptions", "pool_options", "timeouts"]
+__all__ = ["PoolOptions", "backends_of", "pool_options", "timeouts"]
 
 
 @dataclass(frozen=True)
@@ -155,3 +157,19 @@ def timeouts() -> Timeouts:
         end_s=seconds_of("adaptive.end-timeout", setting("end-timeout"), positive=True),
         unknown_s=seconds_of("adaptive.unknown-timeout", setting("unknown-timeout")),
     )
+
+
+def backends_of(given: Any, options: Mapping[str, PoolOptions]) -> dict[str, Backend]:
+    """The backend of every pool; pools that name the same one share it."""
+    made: dict[str, Backend] = {}
+    found = {}
+    for name, each in options.items():
+        wanted = each.backend if each.backend is not None else given if given is not None else "local"
+        if isinstance(wanted, str):
+            if wanted not in made:
+                made[wanted] = load_backend(wanted)()
+            wanted = made[wanted]
+        if not isinstance(wanted, Backend):
+            raise ConfigError(f"backend must be a name or an object with submit, jobs, cancel, log, not {wanted!r}")
+        found[name] = wanted
+    return found

@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any
 
 from dask_adaptive import journal
-from dask_adaptive.cluster import Cluster, LocalCluster
+from dask_adaptive.cluster import Cluster
 from dask_adaptive.config import Bounds, bytes_of, limits_of, scaling_of
 from dask_adaptive.controller import clock
+from dask_adaptive.local_cluster import LocalCluster
 from dask_adaptive.model import Plan, Record, Shape
 from dask_adaptive.registry import load_backend, load_policy
 from dask_adaptive.show.live import LiveView

@@ -1,0 +1,38 @@
+"""How a pool is doing: failures in a row, and how long it rests because of them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+__all__ = ["BROKEN_AFTER", "Health"]
+
+BROKEN_AFTER = 3
+"""After how many failures in a row a pool is tried with one job at a time."""
+
+LONGEST_REST_S = 300.0
+
+
+@dataclass(slots=True)
+class Health:
+    """Batches of a pool that failed since the last success, and until when the pool rests."""
+
+    failed: set[str] = field(default_factory=set)
+    reason: str = ""
+    retry_s: float = 0.0
+
+    def fail(self, tag: str, reason: str, now_s: float, rest_s: float | None = None) -> None:
+        """One more batch failed; more jobs of the same batch do not count again."""
+        self.reason = reason
+        if tag not in self.failed:
+            self.failed.add(tag)
+            self.retry_s = now_s + (min(LONGEST_REST_S, 2.0 ** (len(self.failed) - 1)) if rest_s is None else rest_s)
+
+    def word(self, now_s: float, trying: bool) -> str:
+        """Why the pool takes no more jobs now, else "". ``trying``: a job of it is on its way."""
+        count = len(self.failed)
+        times = f"{count} failure{'s' if count > 1 else ''} in a row; the last: {self.reason}"
+        if now_s < self.retry_s:
+            return times
+        if count >= BROKEN_AFTER and trying:
+            return f"{times}; waiting for one job to serve before more are asked for"
+        return ""

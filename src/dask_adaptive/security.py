@@ -1,0 +1,43 @@
+"""Credentials: from what a user may give to Dask's TLS options, and on to the files that workers read."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from distributed.security import Security
+
+from dask_adaptive.errors import ConfigError
+
+__all__ = ["security_of", "worker_files"]
+
+
+def security_of(given: Security | Mapping[str, Any] | bool | None) -> Security:
+    """Dask's TLS options from what a user may give."""
+    if given is True:
+        return Security.temporary()
+    if isinstance(given, Mapping):
+        return Security(**given)
+    if given is None or given is False:
+        return Security()
+    if isinstance(given, Security):
+        return given
+    raise ConfigError(f"security must be a distributed Security, its options or True, not {given!r}")
+
+
+def worker_files(security: Security, until_closed: ExitStack) -> dict[str, str]:
+    """Files of the workers' credentials, by the keys of ``Spec.tls``; empty without encryption.
+
+    Credentials that exist only in memory are put into a private folder, which goes when ``until_closed`` is closed.
+    """
+    tls = security.get_tls_config_for_role("worker") if security.require_encryption else {}
+    files = {f"tls_{key}": tls[key] for key in ("ca_file", "cert", "key") if tls.get(key)}
+    if any("\n" in value for value in files.values()):
+        folder = Path(until_closed.enter_context(tempfile.TemporaryDirectory(prefix="dask-adaptive-tls-")))
+        for name, text in files.items():
+            (folder / name).write_text(text)
+            files[name] = str(folder / name)
+    return files
