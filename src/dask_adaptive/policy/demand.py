@@ -19,7 +19,7 @@ __all__ = ["THREADS", "Demand", "Demands", "Guess", "demands", "gaps_s", "guess"
 
 THREADS = "threads"
 _EPSILON = 1e-9
-_PATIENT, _FACTOR = 1.75, 3.0
+_DOUBT, _FACTOR = 0.6, 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +80,14 @@ def guess(group: Group, unknown_s: float) -> Guess:
     """Expected run time of the pending tasks of a group, in seconds.
 
     While no task of the kind has finished, each of ``n`` is expected to take ``unknown_s`` divided by the cube root of
-    ``n``: the more pieces work is cut into, the smaller they are. Once one runs for 1.75 times as long, that was wrong,
-    and it is three times what the oldest has taken, which is the mean where run times have a long tail (Pareto,
-    exponent 1.5). As soon as a mean is known a straggler tells only about itself.
+    ``n``: the more pieces work is cut into, the smaller they are. Once one runs for longer than that, and longer than
+    0.6 ``unknown_s``, the guess was wrong: then it is three times what the oldest has taken, which is the mean where
+    run times have a long tail (Pareto, exponent 1.5). As soon as a mean is known a straggler tells only about itself.
     """
     oldest_s = group.oldest_s if group.running else 0.0
     if group.mean_s is None:
         prior_s = _prior_s(group, unknown_s)
-        each_s = prior_s if oldest_s < _PATIENT * prior_s else _FACTOR * oldest_s
+        each_s = prior_s if oldest_s < max(prior_s, _DOUBT * unknown_s) else _FACTOR * oldest_s
         return Guess(each_s, each_s, known=False)
     return Guess(group.mean_s, max(group.mean_s, oldest_s), known=True)
 
@@ -101,11 +101,12 @@ def guess_again_s(load: Load, unknown_s: float) -> float | None:
     if not any(capacity.threads for capacity in load.pools.values()):
         return None
     unknown = [group for group in load.groups if group.mean_s is None and group.ready and not group.pinned]
-    return min((_next_step_s(group.oldest_s, _prior_s(group, unknown_s)) for group in unknown), default=None)
+    steps = [(_prior_s(group, unknown_s), group.oldest_s) for group in unknown]
+    return min((_next_step_s(age_s, (prior_s, _DOUBT * unknown_s)) for prior_s, age_s in steps), default=None)
 
 
-def _next_step_s(age_s: float, prior_s: float) -> float:
-    return next((step - age_s for step in (prior_s, _PATIENT * prior_s) if age_s < step), age_s / 4)
+def _next_step_s(age_s: float, steps: tuple[float, ...]) -> float:
+    return min((step - age_s for step in steps if age_s < step), default=age_s / 4)
 
 
 def number(value: float) -> str:
