@@ -130,7 +130,7 @@ class Controller:
         """Round after round, until cancelled."""
         self._bell = asyncio.Event()
         while True:
-            began_s = time.monotonic()
+            began_s = self._now()
             self._bell.clear()
             record = await self.step()
             again_s = self.interval_s
@@ -138,7 +138,7 @@ class Controller:
                 again_s = min(again_s, max(record.target.look_again_s, LEAST_GAP_S))
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._bell.wait(), again_s)
-            took_s = time.monotonic() - began_s
+            took_s = self._now() - began_s
             await asyncio.sleep(max(0.0, LEAST_GAP_S - took_s))
 
     async def stop(self) -> None:

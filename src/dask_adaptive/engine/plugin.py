@@ -31,7 +31,7 @@ from distributed.protocol import pickle
 from distributed.scheduler import TaskGroup, TaskPrefix, TaskState, WorkerState
 from tornado.ioloop import PeriodicCallback
 
-__all__ = ["NAMES", "Inside"]
+__all__ = ["NAMES", "Durations", "Inside"]
 
 NAMES = (
     ("scheduler", "workers", "registered workers by address"),
