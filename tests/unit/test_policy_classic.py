@@ -243,6 +243,11 @@ def test_while_nothing_serves_a_guess_asks_only_for_much_more():
     assert 2 == jobs(view(pool(queued=1), groups=(work(7, 1.0),)))
 
 
+def test_a_guess_does_not_ask_for_a_little_more():
+    assert [6, 5] == [jobs(view(pool(ready), groups=(work(40, None),))) for ready in (4, 5)]
+    assert 6 == jobs(view(pool(5), groups=(work(40, 0.6),)))
+
+
 def test_of_more_tasks_each_is_expected_to_be_shorter():
     sizes = [jobs(view(groups=(work(tasks, None),))) for tasks in (1, 8, 64, 1000)]
     assert [1, 2, 8, 48] == sizes

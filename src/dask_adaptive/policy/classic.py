@@ -18,6 +18,9 @@ __all__ = ["Doubling", "Fixed", "TargetDuration"]
 _SPARE = 0.1
 """Part of a job that is not worth a start: the others work a little longer, or hold a little more."""
 
+_ROUGH = 1.25
+"""How many times as many jobs a guess must ask for to be heard."""
+
 _WORTH = 0.75
 """A new job must have work for this part of the time that it takes to start."""
 
@@ -112,10 +115,10 @@ class TargetDuration:
     limits is added, at most doubling what serves; what ready tasks will leave behind, going by the results that their
     group holds already, counts too. No memory limit means no such rule.
 
-    How long a task of a kind takes that never finished one is guessed (``demand.guess``), and while nothing serves yet,
-    a guess must ask for more than twice as much as was asked for to be heard. Nothing is asked for that would have less
-    to do than three quarters of its own start-up, and waiting tasks keep jobs that they need before a new one could
-    start, or within ``soon_s``. What is busy is not counted here: ``Patience`` keeps it.
+    How long a task of a kind takes that never finished one is guessed (``demand.guess``); to be heard, a guess must ask
+    for more than a quarter more than there is, or more than double while nothing serves that could tell. Nothing is
+    asked for that would have less to do than three quarters of its own start-up, and waiting tasks keep jobs that they
+    need before a new one could start, or within ``soon_s``. What is busy is not counted here: ``Patience`` keeps it.
 
     Parameters
     ----------
@@ -210,10 +213,11 @@ def _work(pool: PoolView, demand: Demand, within_s: float) -> Want:
 
 
 def _sure(want: Want, pool: PoolView, demand: Demand) -> Want:
-    """While nothing serves that could tell, a guess is too rough to ask for a little more."""
-    if pool.ready or demand.guessed < demand.tasks or not pool.size < want.jobs <= 2 * pool.size:
+    """A guess is too rough to ask for a little more, and while nothing serves that could tell, for less than double."""
+    more = _ROUGH if pool.ready else 2.0
+    if demand.guessed < demand.tasks or not pool.size < want.jobs <= more * pool.size:
         return want
-    rough = f"{_count(pool.size, 'job')} asked for already, and a guess is too rough for less than twice as many"
+    rough = f"{_count(pool.size, 'job')} there or coming, and a guess is too rough for less than {more:g} times as many"
     return Want(pool.size, f"{want.reason}; {rough}")
 
 
