@@ -29,6 +29,7 @@ from dask_adaptive.model import Load, Past, Plan, Record, Snapshot, Target, View
 from dask_adaptive.plan import checked, make_plan, view_of
 from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.upkeep import overdue
+from dask_adaptive.waiting import within
 
 __all__ = ["Advisor", "Controller", "clock"]
 
@@ -137,7 +138,7 @@ class Controller:
             if record.target.look_again_s is not None:
                 again_s = min(again_s, max(record.target.look_again_s, LEAST_GAP_S))
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._bell.wait(), again_s)
+                await within(again_s, self._bell.wait())
             took_s = self._now() - began_s
             await asyncio.sleep(max(0.0, LEAST_GAP_S - took_s))
 
@@ -204,7 +205,7 @@ class Controller:
     async def _look(self) -> str:
         """Take the load in; why that was not possible, else an empty text."""
         try:
-            self._load = await asyncio.wait_for(self.engine.look(), LOOK_TIMEOUT_S)
+            self._load = await within(LOOK_TIMEOUT_S, self.engine.look())
         except (EngineError, asyncio.TimeoutError) as failure:
             why = f"the scheduler cannot be asked: {str(failure) or 'no answer'}"
             if not self.lost_s:

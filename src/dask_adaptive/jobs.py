@@ -34,6 +34,7 @@ from dask_adaptive.model import (
     Timeouts,
 )
 from dask_adaptive.operations import Operations
+from dask_adaptive.waiting import within
 
 __all__ = ["Jobs", "PoolSetup"]
 
@@ -424,7 +425,7 @@ class Jobs:
         self._operations.wake = lambda _: news.set()
         if not self._operations.has_news:
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(news.wait(), at_most_s)
+                await within(at_most_s, news.wait())
 
 
 def _failure(life: Life) -> str:

@@ -287,7 +287,7 @@ async def test_startup_latencies_are_learned_and_read_back(tmp_path: Path) -> No
         await rounds(cluster, 2)
         learned = cluster.controller.record.snapshot.pools["default"].startup
     assert 2 == len(learned.start_s)
-    assert all(start_s > 0 for start_s in learned.start_s)
+    assert all(queue_s + start_s > 0 for queue_s, start_s in zip(learned.queue_s, learned.start_s, strict=True))
     record = last(journal)
     assert record is not None
     assert learned == record.snapshot.pools["default"].startup

@@ -23,6 +23,7 @@ from distributed.versions import get_versions
 from dask_adaptive.engine.reading import Reader
 from dask_adaptive.errors import EngineError
 from dask_adaptive.model import WORKER_NAME, Load
+from dask_adaptive.waiting import within
 
 __all__ = ["DaskEngine", "Holding"]
 
@@ -156,7 +157,7 @@ class DaskEngine:
         await self._attach()
         self._listen()
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._streaming.wait(), self._timeout_s)
+            await within(self._timeout_s, self._streaming.wait())
 
     async def look(self) -> Load:
         """The load at this moment. Raises ``EngineError`` when the scheduler cannot be asked."""
@@ -250,7 +251,7 @@ class DaskEngine:
         if self._rpc is None:
             self._rpc = rpc(self.address, connection_args=self._connection_args, timeout=timeout_s)
         try:
-            answer = await asyncio.wait_for(getattr(self._rpc, op)(**arguments), timeout_s)
+            answer = await within(timeout_s, getattr(self._rpc, op)(**arguments))
         except (OSError, asyncio.TimeoutError) as error:
             self._attached = False
             self._lose(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
@@ -333,7 +334,8 @@ class DaskEngine:
         while not self._closed:
             try:
                 await self._attach()
-                comm = await connect(self.address, timeout=self._timeout_s, **self._connection_args)
+                connecting = connect(self.address, timeout=self._timeout_s, **self._connection_args)
+                comm = await within(2 * self._timeout_s, connecting)
                 try:
                     await self._read_pushes(comm)
                     delay_s = 0.1
@@ -349,7 +351,7 @@ class DaskEngine:
 
     async def _read_pushes(self, comm: Any) -> None:
         await comm.write({"op": f"{self.name}-watch", "details": self._on_worker is not None})
-        first = await asyncio.wait_for(comm.read(), self._timeout_s)
+        first = await within(self._timeout_s, comm.read())
         if not isinstance(first, dict) or "workers" not in first:
             self._attached = False  # a scheduler that does not know us any more
             return
