@@ -109,7 +109,7 @@ def test_even_work_takes_its_even_share(saturation: float) -> None:
     costs = replace(FREE, saturation=saturation)
     chains = shapes.pipelines(count=12, stages=3, seed=1).graphs[0]
     even = Workload("even", (Graph(chains.groups, chains.group, [2.0] * 36, chains.parents, chains.nbytes),))
-    done = simulate(even, Fixed(4), Setting(AT_ONCE, costs=costs, linger_s=0.0))
+    done = simulate(even, Fixed(4), Setting(AT_ONCE, costs=costs))
     assert 36 * 2.0 / 4 == pytest.approx(done.makespan_s)
 
 
@@ -128,7 +128,7 @@ def test_fetching_inputs_takes_time() -> None:
     pair = [build.add("load", 1.0, nbytes=10**6) for _ in range(2)]
     build.add("sum", 1.0, pair)
     costs = Costs(each_s=0.0, latency_s=0.25, bytes_per_s=2e6)
-    done = simulate(Workload("w", (build.graph(),)), Fixed(2), Setting(AT_ONCE, costs=costs, linger_s=0.0))
+    done = simulate(Workload("w", (build.graph(),)), Fixed(2), Setting(AT_ONCE, costs=costs))
     assert 1.0 + 0.25 + 0.5 + 1.0 == pytest.approx(done.makespan_s)
 
 
@@ -137,7 +137,7 @@ def test_one_scheduler_feeds_so_many_tasks_and_no_more() -> None:
     for _ in range(100):
         build.add("short", 0.0)
     costs = replace(FREE, each_s=0.5)
-    done = simulate(Workload("w", (build.graph(),)), Fixed(9), Setting(AT_ONCE, costs=costs, linger_s=0.0))
+    done = simulate(Workload("w", (build.graph(),)), Fixed(9), Setting(AT_ONCE, costs=costs))
     assert 100 * 0.5 == pytest.approx(done.makespan_s)
 
 
@@ -472,7 +472,7 @@ def test_adaptive_runs_end_and_stay_above_the_bound(site: str) -> None:
     shape = Shape(resources={"GPU": 1.0})
     for name, most in [("map-reduce", 20), ("session", 7), ("trickle", 5), ("resource-bound", 9)]:
         workload = shapes.SHAPES[name](seed=1)
-        done = simulate(workload, adaptive(), Setting(SITES[site], shape, maximum=most))
+        done = simulate(workload, adaptive(), Setting(SITES[site], shape, maximum=most, linger_s=30.0))
         cost = objective(done.waited_s, done.billed_s, time_value=10)
         assert cost >= lower_bound(workload, done.fastest, time_value=10, maximum=most) * (1 - 1e-9)
         assert workload.tasks + done.recomputed == done.tasks
@@ -519,7 +519,7 @@ def test_a_bad_manager_never_leads_to_more_than_the_maximum_and_the_work_ends(
         life_s=life_s,
     )
     workload = shapes.map_reduce(tasks=30, reducers=3, seed=seed)
-    done = simulate(workload, standard(Fixed(most), 3.0), Setting(site, maximum=most, linger_s=0.0), seed=seed)
+    done = simulate(workload, standard(Fixed(most), 3.0), Setting(site, maximum=most), seed=seed)
     assert workload.tasks + done.recomputed == done.tasks
     assert done.most_alive <= most
 

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from benchmarks import simulator
 from benchmarks.live import Bill, Case, Cell, billed_s, measure, size_over_time, starting_s
 from benchmarks.report import live_promises, rows
 from benchmarks.rivals import MAXIMUM, RIVALS
@@ -106,3 +107,11 @@ def test_unknown_names_are_refused_and_the_known_ones_listed(capsys):
 
     said = capsys.readouterr().err
     assert all(name in said for name in SHAPES)
+
+
+def test_the_benchmark_of_the_simulator_runs_every_task():
+    took_s, outcome = simulator.measure(200, 5)
+
+    assert 200 + 10 + 1 == outcome.tasks
+    assert 5 == outcome.most_threads
+    assert took_s > 0

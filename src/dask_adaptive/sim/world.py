@@ -38,8 +38,8 @@ class Setting:
     """What a workload runs on.
 
     ``shape``, ``minimum``, ``maximum``: of the only pool. ``linger_s``: how long the user stays after the last result;
-    then the cluster is closed, and whatever is still there is billed until that moment. ``at_most_s``: after how many
-    virtual seconds a run that does not end is given up.
+    then the cluster is closed, and whatever is still there is billed until that moment. 0, the default, is a script
+    that ends. ``at_most_s``: after how many virtual seconds a run that does not end is given up.
     """
 
     site: Site
@@ -47,7 +47,7 @@ class Setting:
     minimum: int = 0
     maximum: int = 100
     costs: Costs = field(default_factory=Costs)
-    linger_s: float = 600.0
+    linger_s: float = 0.0
     at_most_s: float = 30 * 86_400.0
 
 
