@@ -81,7 +81,9 @@ async def run_live(options: argparse.Namespace) -> list[Cell]:
         say(f"[live {done}/{len(cases)}, {time.monotonic() - start:.0f} s] {case}: {outcome}")
         return cell
 
-    return list(await asyncio.gather(*(run(case) for case in cases)))
+    together = [case for case in cases if not SHAPES[case.shape].alone]
+    cells = list(await asyncio.gather(*(run(case) for case in together)))
+    return cells + [await run(case) for case in cases if SHAPES[case.shape].alone]
 
 
 def live(options: argparse.Namespace) -> tuple[str, list[Promise], Any]:

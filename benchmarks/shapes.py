@@ -204,7 +204,10 @@ async def few_long(session: Session) -> None:
 
 @dataclass(frozen=True)
 class Workload:
-    """A shape of work, and the worker that it needs; every rival gets the same worker."""
+    """A shape of work, and the worker that it needs; every rival gets the same worker.
+
+    ``alone``: it keeps the processor busy, so that nothing else may be measured at the same time.
+    """
 
     name: str
     about: str
@@ -212,6 +215,7 @@ class Workload:
     threads: int = 1
     resources: Mapping[str, float] = field(default_factory=dict)
     memory_bytes: int = 1024 * MIB
+    alone: bool = False
 
 
 SHAPES = {
@@ -223,7 +227,7 @@ SHAPES = {
         Workload("map-reduce", "40 tasks, one of 4 s on all of them, 40 tasks, one: a single graph", map_reduce),
         Workload("stragglers", "96 tasks of 0.25 s and two of 6 s under the same name", stragglers),
         Workload("persisted", "3 GiB kept on workers of 1 GiB, 5 s of nothing, then used", persisted),
-        Workload("many-tiny", "3,000 tasks of 2 ms", many_tiny),
+        Workload("many-tiny", "3,000 tasks of 2 ms", many_tiny, alone=True),
         Workload("never-seen", "five stages of 24 tasks of 0.4 s, each of a new name", never_seen),
         Workload(
             "resource",
