@@ -48,7 +48,7 @@ def test_the_explanation_says_why_what_is_held_back_and_what_would_make_it_grow(
 
 def test_at_the_maximum_only_a_larger_one_helps():
     assert "Only a larger maximum" in explanation(record(1, {Phase.READY: 2}, limits=Limits(0, 2)))
-    assert "at least" in explanation(record(1, {Phase.READY: 2}, limits=Limits(1, None)))
+    assert "or more" in explanation(record(1, {Phase.READY: 2}, limits=Limits(1, None)))
 
 
 def test_what_is_wrong_is_said():
