@@ -120,6 +120,65 @@ def demo(output: Path, files: int, maximum: int | None) -> None:
     showing.demo(output, files=files, maximum=maximum)
 
 
+# --- simulate --------------------------------------------------------------------------------------------------
+
+
+@adaptive.command(
+    epilog=_examples(
+        "dask adaptive simulate workflow.json.gz --backend cloud --policy target-duration --policy dask",
+        "dask adaptive simulate map-reduce session --backend local --backend 120+5 --maximum 50",
+        "dask adaptive simulate workflow.json --seeds 1 --json runs.json",
+    )
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    default=("local",),
+    show_default=True,
+    metavar="NAME",
+    help="Resource manager to make up: a name, or seconds to start, as 30 or 120+5 (queued + billed).",
+)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    default=("target-duration", "dask"),
+    show_default=True,
+    metavar="NAME",
+    help="When and how many; rivals too.",
+)
+@click.option(
+    "--time-value",
+    type=click.FloatRange(0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="Worker-seconds that one second of waiting is worth.",
+)
+@click.option("--maximum", type=click.IntRange(1), default=100, show_default=True, help="Never more workers.")
+@click.option("--seeds", type=click.IntRange(1), default=5, show_default=True, help="Repeat with so many seeds.")
+@click.option(
+    "--linger",
+    "linger_s",
+    type=click.FloatRange(0),
+    default=0.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the cluster stays open after the last result.",
+)
+@click.option("--json", "json_path", type=_FILE, help="Write every run to this file.")
+@click.argument("works", metavar="FILE...", nargs=-1, required=True)
+def simulate(works: tuple[str, ...], json_path: Path | None, **options: Any) -> None:
+    """Say what FILEs of work would take and cost under policies, ours and others, in a made-up world.
+
+    A FILE is a workflow in WfFormat, plain or gzipped, or the name of a built-in shape such as map-reduce. The score is
+    the cost in parts of what no policy could go below: 1 is perfect.
+    """
+    from dask_adaptive.show import simulate as simulating
+
+    simulating.simulate(simulating.Question(works, **options), json_path=json_path)
+
+
 # --- what there is ---------------------------------------------------------------------------------------------
 
 

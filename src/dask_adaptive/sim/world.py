@@ -39,7 +39,8 @@ class Setting:
 
     ``shape``, ``minimum``, ``maximum``: of the only pool. ``linger_s``: how long the user stays after the last result;
     then the cluster is closed, and whatever is still there is billed until that moment. 0, the default, is a script
-    that ends. ``at_most_s``: after how many virtual seconds a run that does not end is given up.
+    that ends. ``at_most_s``: after how many virtual seconds a run that does not end is given up; None: a week, and
+    three times as long as one thread would take.
     """
 
     site: Site
@@ -48,7 +49,7 @@ class Setting:
     maximum: int = 100
     costs: Costs = field(default_factory=Costs)
     linger_s: float = 0.0
-    at_most_s: float = 30 * 86_400.0
+    at_most_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,9 +167,9 @@ class World:
         self._release_from(0)
         self.controller.start()
         try:
-            await asyncio.wait_for(self._done.wait(), self.setting.at_most_s)
+            await asyncio.wait_for(self._done.wait(), self._at_most_s())
         except asyncio.TimeoutError:
-            limit = f"{self.setting.at_most_s:g} s on {self.setting.site.name}"
+            limit = f"{self._at_most_s():.0f} s on {self.setting.site.name}"
             raise ConfigError(f"{self.workload.name}: not done after {limit}") from None
         else:
             await self._linger()
@@ -179,6 +180,12 @@ class World:
             await self.controller.stop()
             await self.engine.aclose()
             await self.jobs.aclose(0.0)
+
+    def _at_most_s(self) -> float:
+        if self.setting.at_most_s is not None:
+            return self.setting.at_most_s
+        pauses_s = sum(release.wait_s for release in self.workload.releases)
+        return 7 * 86_400.0 + 3 * (self.workload.work_s + pauses_s)
 
     def fail(self, error: str) -> None:
         """A round could not decide: in a made-up world nothing gets better by itself, so the run ends."""

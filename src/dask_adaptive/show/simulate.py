@@ -1,0 +1,114 @@
+"""``dask adaptive simulate``: what work would take and cost under other policies, limits and resource managers."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import click
+
+from dask_adaptive.errors import ConfigError, nearest
+from dask_adaptive.sim.shapes import SHAPES
+from dask_adaptive.sim.site import Site
+from dask_adaptive.sim.trial import POLICIES, Trial, site_named, trial
+from dask_adaptive.sim.workload import Workload, read_wfformat
+from dask_adaptive.sim.world import Setting
+
+__all__ = ["Question", "simulate", "table"]
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to simulate: every workload on every backend under every policy, with each of ``seeds`` seeds.
+
+    ``works``: WfFormat files, or names of built-in shapes. The others are as the options of the command.
+    """
+
+    works: tuple[str, ...]
+    backends: tuple[str, ...] = ("local",)
+    policies: tuple[str, ...] = ("target-duration", "dask")
+    time_value: float = 10.0
+    maximum: int = 100
+    seeds: int = 5
+    linger_s: float = 0.0
+
+
+def simulate(question: Question, *, json_path: Path | None = None) -> None:
+    """Run it all, with a progress bar; print the table; write every run to ``json_path``.
+
+    Raises
+    ------
+    ConfigError
+        If a file, backend or policy is not known, or the file for the results cannot be written.
+    """
+    for policy in question.policies:
+        if policy not in POLICIES:
+            raise ConfigError(f"there is no policy {policy!r} to simulate; {nearest(policy, POLICIES)}")
+    sites = [site_named(name) for name in question.backends]
+    works = [_workloads(name, question.seeds) for name in question.works]
+    count = len(works) * len(sites) * len(question.policies) * question.seeds
+    with click.progressbar(_trials(question, sites, works), length=count, label="simulating", file=sys.stderr) as runs:
+        trials = list(runs)
+    click.echo("\n".join(table(trials)))
+    if json_path is not None:
+        _write(trials, json_path)
+
+
+def _workloads(name: str, seeds: int) -> Sequence[Workload]:
+    """The workload for each seed: a file is always the same, a shape is drawn anew."""
+    if name in SHAPES and not Path(name).exists():
+        return [SHAPES[name](seed=seed) for seed in range(seeds)]
+    if not Path(name).is_file():
+        raise ConfigError(f"there is no file {name!r}, and no shape of that name; {nearest(name, SHAPES)}")
+    return [read_wfformat(name)] * seeds
+
+
+def _trials(question: Question, sites: Sequence[Site], works: Sequence[Sequence[Workload]]) -> Iterator[Trial]:
+    for workloads, site, policy in product(works, sites, question.policies):
+        setting = Setting(site, maximum=question.maximum, linger_s=question.linger_s)
+        for seed, workload in enumerate(workloads):
+            yield trial(policy, workload, setting, time_value=question.time_value, seed=seed)
+
+
+def table(trials: Sequence[Trial]) -> list[str]:
+    """Lines: per backend and policy the geometric mean and the worst of the score, and means of what it is made of."""
+    head = ("backend", "policy", "score", "worst", "waiting s", "makespan s", "worker-s", "starts", "worst in")
+    rows: list[tuple[str, ...]] = [head]
+    for backend, policy in dict.fromkeys((each.backend, each.policy) for each in trials):
+        mine = [each for each in trials if (each.backend, each.policy) == (backend, policy)]
+        worst = max(mine, key=lambda each: each.score)
+        mean = math.exp(statistics.fmean(math.log(each.score) for each in mine))
+        rows.append(
+            (
+                backend,
+                policy,
+                f"{mean:.3f}",
+                f"{worst.score:.3f}",
+                f"{statistics.fmean(each.waited_s for each in mine):.1f}",
+                f"{statistics.fmean(each.makespan_s for each in mine):.1f}",
+                f"{statistics.fmean(each.billed_worker_seconds for each in mine):.0f}",
+                f"{statistics.fmean(each.starts for each in mine):.1f}",
+                worst.instance,
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    return ["  ".join(_aligned(row, widths)).rstrip() for row in rows]
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    """Words to the left, numbers to the right."""
+    for column, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        yield cell.ljust(width) if column in (0, 1, len(row) - 1) else cell.rjust(width)
+
+
+def _write(trials: Sequence[Trial], path: Path) -> None:
+    try:
+        path.write_text(json.dumps([each.plain() for each in trials], indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"the results cannot be written to {path}: {error.strerror or error}") from error

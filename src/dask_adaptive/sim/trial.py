@@ -1,0 +1,175 @@
+"""One policy, one workload, one resource manager, one seed: run, and score against what no policy could go below."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from dask_adaptive.errors import ConfigError, nearest
+from dask_adaptive.model import Shape
+from dask_adaptive.policy.classic import Doubling, Fixed, TargetDuration
+from dask_adaptive.policy.combine import standard
+from dask_adaptive.policy.contracts import Policy
+from dask_adaptive.sim.bound import lower_bound, objective
+from dask_adaptive.sim.rivals import RIVALS
+from dask_adaptive.sim.site import SITES, Constant, Site
+from dask_adaptive.sim.workload import Workload
+from dask_adaptive.sim.world import Outcome, Setting, simulate
+
+__all__ = ["POLICIES", "STATIC_BEST", "Trial", "equipped", "site_named", "trial"]
+
+STATIC_BEST = "static-best"
+
+WAIT_S = 3.0
+"""How long superfluous jobs are kept, as ``adapt`` does by default."""
+
+POLICIES: Mapping[str, Callable[[], Policy] | None] = {
+    "target-duration": lambda: standard(TargetDuration(), WAIT_S),
+    "doubling": lambda: standard(Doubling(), WAIT_S),
+    **RIVALS,
+    STATIC_BEST: None,
+}
+"""Policies by name; ``static-best`` is the best fixed number for the very run, found by trying."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """The result of one run, under the names that ``dask adaptive simulate --json`` writes.
+
+    ``makespan_s``: from the first submission to the last result, pauses included; ``waited_s``: what somebody waited,
+    summed over the graphs. ``worker_seconds`` are registered, ``billed_worker_seconds`` from running to ended.
+    ``score``: the objective in parts of ``bound``; 1 is perfect.
+    """
+
+    instance: str
+    backend: str
+    policy: str
+    time_value: float
+    maximum: int
+    seed: int
+    makespan_s: float
+    waited_s: float
+    worker_seconds: float
+    billed_worker_seconds: float
+    starts: int
+    cancelled: int
+    recomputed: int
+    tasks: int
+    rounds: int
+    bound: float
+    score: float
+
+    def plain(self) -> dict[str, object]:
+        """As JSON knows it."""
+        return asdict(self)
+
+
+def trial(name: str, workload: Workload, setting: Setting, *, time_value: float, seed: int) -> Trial:
+    """Run one policy by its name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such policy, or the workload cannot be done in this setting.
+    """
+    if name not in POLICIES:
+        raise ConfigError(f"there is no policy {name!r} to simulate; {nearest(name, POLICIES)}")
+    setting = replace(setting, shape=equipped(setting.shape, workload))
+    make = POLICIES[name]
+    if make is None:
+        outcome = _static_best(workload, replace(setting, linger_s=0.0), time_value, seed)
+    else:
+        outcome = simulate(workload, make(), setting, seed=seed)
+    return _scored(name, workload, setting, outcome, time_value=time_value, seed=seed)
+
+
+def equipped(shape: Shape, workload: Workload) -> Shape:
+    """The shape with one task's worth of every resource that the work needs and the shape does not say."""
+    needs: dict[str, float] = {}
+    for graph in workload.graphs:
+        for group in graph.groups:
+            for resource, amount in group.need.items():
+                needs[resource] = max(needs.get(resource, 0.0), amount)
+    return replace(shape, resources={**needs, **shape.resources})
+
+
+def site_named(name: str) -> Site:
+    """A resource manager by its name, or by its start-up: ``30`` billed seconds, ``120+5`` in the queue and billed.
+
+    Raises
+    ------
+    ConfigError
+        If it is neither.
+    """
+    if name in SITES:
+        return SITES[name]
+    try:
+        numbers = [float(part) for part in name.split("+")]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or not all(0 <= number < math.inf for number in numbers):
+        raise ConfigError(
+            f"there is no backend {name!r} to simulate, and start-up numbers are as 30 or 120+5; {nearest(name, SITES)}"
+        )
+    queue_s, start_s = numbers if len(numbers) == 2 else (0.0, numbers[0])
+    return Site(name, queue=Constant(queue_s), start=Constant(start_s))
+
+
+def _static_best(workload: Workload, setting: Setting, time_value: float, seed: int) -> Outcome:
+    """The cheapest of all fixed numbers of jobs; those with which the work never ends (no job arrived) do not count."""
+    best: tuple[float, Outcome] | None = None
+    failure = ConfigError("there is no size to try")
+    for size in _sizes(workload, setting):
+        try:
+            outcome = simulate(workload, Fixed(size), setting, seed=seed)
+        except ConfigError as error:
+            failure = error
+            continue
+        cost = objective(outcome.waited_s, outcome.billed_s, time_value=time_value)
+        if best is None or cost < best[0]:
+            best = cost, outcome
+    if best is None:
+        raise failure
+    return best[1]
+
+
+def _sizes(workload: Workload, setting: Setting) -> Sequence[int]:
+    """Numbers of jobs worth trying, each about a fourth larger than the one before."""
+    slots = setting.shape.job_threads
+    widest = max((math.ceil(len(graph) / slots) for graph in workload.graphs), default=1)
+    most = max(1, min(setting.maximum, widest))
+    sizes, size = {most}, 1
+    while size < most:
+        sizes.add(size)
+        size = max(size + 1, round(size * 1.25))
+    return sorted(sizes)
+
+
+def _scored(
+    name: str, workload: Workload, setting: Setting, outcome: Outcome, *, time_value: float, seed: int
+) -> Trial:
+    workers, threads = setting.shape.workers, setting.shape.threads
+    bound = lower_bound(
+        workload, outcome.fastest, time_value=time_value, maximum=setting.maximum * workers, slots=threads
+    )
+    cost = objective(outcome.waited_s, outcome.billed_s, time_value=time_value)
+    return Trial(
+        instance=workload.name,
+        backend=setting.site.name,
+        policy=name,
+        time_value=time_value,
+        maximum=setting.maximum,
+        seed=seed,
+        makespan_s=outcome.makespan_s,
+        waited_s=outcome.waited_s,
+        worker_seconds=outcome.worker_s,
+        billed_worker_seconds=outcome.billed_s,
+        starts=outcome.starts,
+        cancelled=outcome.cancelled,
+        recomputed=outcome.recomputed,
+        tasks=outcome.tasks,
+        rounds=outcome.rounds,
+        bound=bound,
+        score=cost / bound if bound else 1.0,
+    )
