@@ -231,10 +231,19 @@ def test_parsl_wants_a_slot_for_each_task_until_all_was_quiet() -> None:
 def test_a_rival_keeps_its_own_rhythm_and_the_limits(name: str) -> None:
     policy = RIVALS[name]()
     assert isinstance(policy, Policy)
-    first, past = policy.decide(view(100.0, ready=500, maximum=7), FRESH)
+    busy = view(100.0, ready=500, running=2, jobs=3, idle={"a.0": 99.0}, maximum=7)
+    first, past = policy.decide(busy, FRESH)
     assert first.look_again_s == policy.quiet_s
     between, same = policy.decide(view(100.0 + policy.interval_s / 2, ready=1, maximum=7), past)
     assert (first.pools, past) == (between.pools, same)
     assert policy.interval_s / 2 == pytest.approx(between.look_again_s)
     assert first.pools["default"].jobs <= 7
-    assert policy.decide(view(100.0, ready=500, maximum=7), FRESH) == (first, past)
+    assert policy.decide(busy, FRESH) == (first, past)
+
+
+def test_who_waits_for_nothing_does_not_look_again() -> None:
+    """Nothing is idle, nothing is counted: only what happens can change the answer."""
+    for policy in (Dask(), Dask2017(), Ray(), Parsl()):
+        assert policy.decide(view(100.0, ready=3, running=3, jobs=3, mean_s=5.0), FRESH)[0].look_again_s is None
+    assert Spark().decide(view(100.0, ready=3, running=1, jobs=1), FRESH)[0].look_again_s == 1.0
+    assert Spark().decide(view(100.0, ready=3, running=3, jobs=3), FRESH)[0].look_again_s is None

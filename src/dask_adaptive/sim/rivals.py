@@ -21,7 +21,10 @@ UNKNOWN_S = 0.5
 
 
 class _Periodic:
-    """Decides every ``interval_s`` seconds, by ``size``; every ``quiet_s`` seconds while nothing happens."""
+    """Decides by ``size`` every ``interval_s`` seconds.
+
+    While nothing happens it looks every ``quiet_s`` seconds where that could change anything, else not at all.
+    """
 
     interval_s = 1.0
     quiet_s = 1.0
@@ -29,15 +32,19 @@ class _Periodic:
     def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """The jobs of the first pool, with a reason; see ``Policy``."""
         left_s = past.get("due_s", -math.inf) - view.now_s
+        again_s: float | None = left_s
         if left_s <= 1e-6:
-            state = past.get("state", {})
-            jobs, reason, state = self.size(view, view.pools[0], state)
+            jobs, reason, state = self.size(view, view.pools[0], past.get("state", {}))
             jobs = view.pools[0].pool.limits.clip(jobs)
             past = {"due_s": view.now_s + self.interval_s, "jobs": jobs, "reason": reason, "state": state}
-            left_s = self.quiet_s
+            again_s = self.quiet_s if view.load.idle or self.waits(state) else None
         wants = {pool.pool.name: Want(pool.pool.limits.minimum, "the minimum") for pool in view.pools}
         wants[view.pools[0].pool.name] = Want(past["jobs"], past["reason"])
-        return Target(wants, look_again_s=left_s), past
+        return Target(wants, look_again_s=again_s), past
+
+    def waits(self, state: Mapping[str, Any]) -> bool:
+        """Whether the answer may change by time alone, although no job is idle."""
+        return bool(state)
 
     def size(self, view: View, pool: PoolView, state: Mapping[str, Any]) -> tuple[int, str, dict[str, Any]]:
         """Jobs, the reason, and what to remember."""
@@ -241,6 +248,10 @@ class Spark(_Periodic):
             step, due_s = (2 * step if target - before == step else 1), view.now_s + 1.0
         jobs = max(target, pool.ready - _expired(view, 60.0))
         return jobs, f"{target} asked for, at most {needed} needed", {"target": target, "step": step, "due_s": due_s}
+
+    def waits(self, state: Mapping[str, Any]) -> bool:
+        """Whether a step is due."""
+        return state["due_s"] is not None
 
 
 class Ray(_Periodic):
