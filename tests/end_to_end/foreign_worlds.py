@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,39 +14,11 @@ from distributed.deploy.spec import ProcessInterface
 
 from dask_adaptive import Adaptive
 
-LIMIT_S = 60.0
+from .gates import GATES, LIMIT_S, RUNS, fresh, gate, until  # noqa: F401  for those who import from here
+
 QUICK = {"interval": "50 ms", "wait_count": 2}
 """Options of ``adapt`` that give up what is idle at once."""
 HOST = {"host": "127.0.0.1", "dashboard": False}
-
-RUNS: Counter[Any] = Counter()
-"""How often each task began."""
-GATES: dict[str, threading.Event] = {}
-
-
-def fresh() -> None:
-    """Forget what an earlier test left, and let its tasks end."""
-    for each in GATES.values():
-        each.set()
-    RUNS.clear()
-    GATES.clear()
-
-
-async def until(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
-    """Wait for a condition (plain, or a coroutine function); its value."""
-    deadline = time.monotonic() + limit_s
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, "the condition never came true"
-        await asyncio.sleep(0.01)
-
-
-def gate(name: str) -> threading.Event:
-    return GATES.setdefault(name, threading.Event())
 
 
 def hold(name: str, gate_name: str = "") -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,31 +18,14 @@ from dask_adaptive.engine import DaskEngine
 from dask_adaptive.errors import EngineError
 from dask_adaptive.model import Group, Load, worker_name
 
-RUNS: Counter[Any] = Counter()
-GATES: dict[str, threading.Event] = {}
-LIMIT_S = 60.0
+from .gates import LIMIT_S, RUNS, fresh, gate, until
 
 
 @pytest.fixture(autouse=True)
-def fresh():
-    RUNS.clear()
-    GATES.clear()
+def _fresh():
+    fresh()
     yield
-    for gate in GATES.values():
-        gate.set()
-
-
-async def until(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
-    """Wait for a condition (plain, or a coroutine function); its value."""
-    deadline = time.monotonic() + limit_s
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, "the condition never came true"
-        await asyncio.sleep(0.01)
+    fresh()
 
 
 @asynccontextmanager
@@ -74,10 +55,6 @@ def group(load: Load, name: str, **wanted: Any) -> Group:
     found = [g for g in load.groups if g.name == name and all(getattr(g, k) == v for k, v in wanted.items())]
     assert len(found) == 1, load.groups
     return found[0]
-
-
-def gate(name: str) -> threading.Event:
-    return GATES.setdefault(name, threading.Event())
 
 
 def count(x: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
@@ -18,23 +17,11 @@ from distributed import Client
 
 from dask_adaptive import Cluster, LocalCluster
 
-LIMIT_S = 60.0
+from .gates import until
+
 MARK = "DASK_ADAPTIVE_TEST_MARK"
 QUICK = {"interval": "50 ms", "wait_count": 2, "target_duration": "50 ms"}
 """Options of ``adapt`` that ask for a job per task, and give up what is idle at once."""
-
-
-async def until(condition: Callable[[], Any], timeout: float = LIMIT_S) -> Any:
-    """Wait for a condition (plain, or a coroutine function); its value."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if asyncio.iscoroutine(value):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not within {timeout:g} s"
-        await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
@@ -85,7 +72,6 @@ class Trace:
 
         def traced(x: Any = 0, *_: Any) -> Any:
             import os
-            import time
             import uuid
             from pathlib import Path
 
