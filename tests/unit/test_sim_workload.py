@@ -12,7 +12,8 @@ import pytest
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.sim import shapes
-from dask_adaptive.sim.workload import Graph, GraphBuilder, Release, Workload, read_wfformat
+from dask_adaptive.sim.wfformat import read_wfformat
+from dask_adaptive.sim.workload import Graph, GraphBuilder, Release, Workload
 
 
 def document(**changes: Any) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def written(path: Path, content: Any) -> Path:
 
 
 @pytest.mark.parametrize("name", ["small.json", "small.json.gz"])
-@pytest.mark.parametrize("version", ["1.4", "1.5", "1.6"])
+@pytest.mark.parametrize("version", ["1.5", "1.6"])
 def test_a_file_becomes_a_graph_with_parents_first(tmp_path: Path, name: str, version: str) -> None:
     workload = read_wfformat(written(tmp_path / name, document(schemaVersion=version)))
     (graph,) = workload.graphs
@@ -52,6 +53,35 @@ def test_a_file_becomes_a_graph_with_parents_first(tmp_path: Path, name: str, ve
     assert [(), (), (0, 1)] == [tuple(parents) for parents in graph.parents]
     assert [7, 0, 0] == list(graph.nbytes)
     assert (3, 3.5, 2.0) == (workload.tasks, workload.work_s, graph.critical_s)
+
+
+def test_version_1_4_refers_by_name_and_has_all_in_one_place(tmp_path: Path) -> None:
+    files = [{"name": "f", "sizeInBytes": 7, "link": "output"}, {"name": "g", "sizeInBytes": 9, "link": "input"}]
+    tasks = [
+        {
+            "name": "sum_ID0000003",
+            "id": "3",
+            "parents": ["load_00001", "load_00002"],
+            "runtimeInSeconds": 4,
+            "type": "compute",
+        },
+        {"name": "load_00001", "id": "1", "parents": [], "runtimeInSeconds": 1.5, "type": "compute", "files": files},
+        {"name": "load_00002", "id": "2", "category": "load", "runtimeInSeconds": 2, "type": "compute"},
+    ]
+    content = {"name": "old", "schemaVersion": "1.4", "workflow": {"makespanInSeconds": 9, "tasks": tasks}}
+    (graph,) = read_wfformat(written(tmp_path / "w.json", content)).graphs
+    assert ["load", "load", "sum"] == [graph.groups[group].name for group in graph.group]
+    assert [1.5, 2.0, 4.0] == list(graph.run_s)
+    assert [(), (), (0, 1)] == [tuple(parents) for parents in graph.parents]
+    assert [7, 0, 0] == list(graph.nbytes)
+
+
+def test_numbers_in_names_tell_no_groups_apart(tmp_path: Path) -> None:
+    content = document()
+    for number, task in enumerate(content["workflow"]["specification"]["tasks"]):
+        task["name"] = f"blast_v2_ID000000{number}"
+    (graph,) = read_wfformat(written(tmp_path / "w.json", content)).graphs
+    assert ["blast_v2"] == [group.name for group in graph.groups]
 
 
 def test_parents_may_be_told_by_children_only(tmp_path: Path) -> None:
@@ -92,7 +122,7 @@ def spoiled(what: str) -> Any:
         ("cycle", "cycle"),
         ("parent", "parent 'zz'"),
         ("child", "child 'zz'"),
-        ("twice", "same id"),
+        ("twice", "same name or id"),
         ("missing", "no run time"),
         ("negative", "-1"),
         ("word", "'long'"),

@@ -17,7 +17,8 @@ from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.sim.shapes import SHAPES
 from dask_adaptive.sim.site import Site
 from dask_adaptive.sim.trial import POLICIES, Trial, site_named, trial
-from dask_adaptive.sim.workload import Workload, read_wfformat
+from dask_adaptive.sim.wfformat import read_wfformat
+from dask_adaptive.sim.workload import Workload
 from dask_adaptive.sim.world import Setting
 
 __all__ = ["Question", "simulate", "table"]
