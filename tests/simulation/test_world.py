@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from dask_adaptive.errors import ConfigError, PolicyError, Unavailable
 from dask_adaptive.model import Batch, JobState, Past, Record, Shape, Spec, Target, View, Want
+from dask_adaptive.plan import view_of
 from dask_adaptive.policy.classic import Fixed, TargetDuration
 from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import Policy
@@ -26,6 +27,7 @@ from dask_adaptive.sim.nouns import Costs, Worker
 from dask_adaptive.sim.scheduler import Scheduler
 from dask_adaptive.sim.site import SITES, Bimodal, Constant, LogNormal, Site, SiteBackend
 from dask_adaptive.sim.timeline import START_S, Timeline, VirtualLoop
+from dask_adaptive.sim.trial import POLICIES, STATIC_BEST
 from dask_adaptive.sim.workload import Graph, GraphBuilder, Release, Workload
 from dask_adaptive.sim.world import Outcome, Setting, simulate
 
@@ -573,3 +575,15 @@ def test_whoever_stays_pays_until_the_user_leaves() -> None:
         return simulate(shapes.triplets(count=3), Fixed(2), setting).billed_s
 
     assert 2 * 50.0 == pytest.approx(bill(50.0) - bill(0.0))
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != STATIC_BEST])
+def test_every_round_of_a_run_can_be_replayed(name: str) -> None:
+    """Policies are pure: the kept snapshot and past give the same target again, whenever they are asked."""
+    kept: list[Record] = []
+    make = POLICIES[name]
+    assert make is not None
+    simulate(shapes.session(graphs=2, seed=1), make(), Setting(SITES["queue"], maximum=9), on_record=kept.append)
+    again = [make().decide(view_of(record.snapshot), record.past)[0] for record in kept]
+    assert [record.target for record in kept] == again
+    assert kept
