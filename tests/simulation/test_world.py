@@ -587,3 +587,14 @@ def test_every_round_of_a_run_can_be_replayed(name: str) -> None:
     again = [make().decide(view_of(record.snapshot), record.past)[0] for record in kept]
     assert [record.target for record in kept] == again
     assert kept
+
+
+def test_elasticity_of_a_run_by_hand() -> None:
+    """Two workers of four at once: four tasks of 10 s, then none; half of the demand is met, then all of it."""
+    build = GraphBuilder()
+    for _ in range(4):
+        build.add("work", 10.0)
+    found = fixed(Workload("w", (build.graph(),)), 2, maximum=4).elasticity
+    assert (0.25, 0.0, 0.5, 0.0) == pytest.approx(
+        (found.under, found.over, found.under_time, found.over_time), abs=0.03
+    )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.sim.bound import Elasticity, Start, elasticity, lower_bound, objective
+from dask_adaptive.sim.bound import Elasticity, Start, elasticity, lower_bound, objective, sampled
 from dask_adaptive.sim.workload import Graph, GraphBuilder, Release, Workload
 
 
@@ -141,3 +141,9 @@ def test_supply_that_is_demand_is_perfect() -> None:
 def test_elasticity_of_nothing_is_refused(demand: list[float], supply: list[float], maximum: float) -> None:
     with pytest.raises(ConfigError, match="two series"):
         elasticity(demand, supply, maximum)
+
+
+def test_a_series_is_sampled_in_the_middle_of_equal_parts() -> None:
+    series = [(10.0, 1.0), (12.0, 5.0), (13.5, 2.0)]
+    assert [1.0, 1.0, 5.0, 2.0] == sampled(series, 10.0, 14.0, 4)
+    assert [1.0, 1.0] == sampled(series, 8.0, 10.0, 2)

@@ -18,13 +18,14 @@ Run time that one more busy worker saves falls with every worker, so the ranks c
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.sim.workload import Workload
 
-__all__ = ["Elasticity", "Start", "elasticity", "lower_bound", "objective"]
+__all__ = ["Elasticity", "Start", "elasticity", "lower_bound", "objective", "sampled"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,12 @@ def lower_bound(
 
     Parameters
     ----------
-    workload:
-        The graphs, and when they come.
-    start:
-        The fastest start of a worker.
+    workload, start:
+        The graphs, and when they come; the fastest start of a worker.
     time_value:
         Worker-seconds that one second of waiting is worth (λ).
-    maximum:
-        Most workers there may be.
-    slots:
-        Tasks that one worker runs at the same time.
+    maximum, slots:
+        Most workers there may be; tasks that one of them runs at the same time.
     price:
         What one worker-second costs (c).
 
@@ -174,6 +171,13 @@ def elasticity(demand: Sequence[float], supply: Sequence[float], maximum: float)
         spare_moves=sum(min(1, max(0, moved - asked)) for asked, moved in moves) / (count - 1),
         missed_moves=sum(min(1, max(0, asked - moved)) for asked, moved in moves) / (count - 1),
     )
+
+
+def sampled(series: Sequence[tuple[float, float]], begin_s: float, end_s: float, count: int = 1000) -> list[float]:
+    """A series of (time, value), each value valid until the next one, at ``count`` equidistant moments."""
+    times = [at_s for at_s, _ in series]
+    moments = (begin_s + (end_s - begin_s) * (number + 0.5) / count for number in range(count))
+    return [series[max(0, bisect_right(times, at_s) - 1)][1] for at_s in moments]
 
 
 def _sign(value: float) -> int:

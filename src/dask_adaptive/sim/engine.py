@@ -57,6 +57,13 @@ class SimEngine:
         Called with the name of a job whose workers closed after a drain.
     interval_s:
         Seconds between two rounds while something happens.
+
+    Attributes
+    ----------
+    most_threads:
+        Most threads that were registered at once.
+    series:
+        For every look, and every tick that something had changed at: the time, tasks that could run or ran, threads.
     """
 
     def __init__(
@@ -64,6 +71,7 @@ class SimEngine:
     ) -> None:
         self.interval_s = interval_s
         self.most_threads = 0
+        self.series: list[tuple[float, int, int]] = []
         self._scheduler, self._timeline, self._closed = scheduler, timeline, closed
         self._wake: Callable[[str], None] = lambda _: None
         self._jobs: dict[str, list[Worker]] = {}
@@ -103,6 +111,7 @@ class SimEngine:
         self._pulses += 1
         self._timeline.after(self._gap_s, self._pulse, self._pulses)
         self._waiting = self._waiting_for_threads()
+        self.series.append((self._timeline.now_s, self._waiting + scheduler.threads, scheduler.threads))
         if self._members is None:
             self._members = {
                 job: tuple([Member(worker.address, worker.name) for worker in workers])
@@ -156,6 +165,7 @@ class SimEngine:
             self._pulses += 1
             self._timeline.after(self.interval_s, self._pulse, self._pulses)
         waiting = self._waiting_for_threads()
+        self.series.append((self._timeline.now_s, waiting + scheduler.threads, scheduler.threads))
         if waiting > 2 * max(self._waiting, 0):
             self._waiting = waiting
             self._wake("demand")

@@ -11,7 +11,7 @@ from dask_adaptive.model import Shape
 from dask_adaptive.policy.classic import Doubling, Fixed, TargetDuration
 from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import Policy
-from dask_adaptive.sim.bound import lower_bound, objective
+from dask_adaptive.sim.bound import Elasticity, lower_bound, objective
 from dask_adaptive.sim.rivals import RIVALS
 from dask_adaptive.sim.site import SITES, Constant, Site
 from dask_adaptive.sim.workload import Workload
@@ -39,7 +39,7 @@ class Trial:
 
     ``makespan_s``: from the first submission to the last result, pauses included; ``waited_s``: what somebody waited,
     summed over the graphs. ``worker_seconds`` are registered, ``billed_worker_seconds`` from running to ended.
-    ``score``: the objective in parts of ``bound``; 1 is perfect.
+    ``score``: the objective in parts of ``bound``; 1 is perfect. ``elasticity``: see there.
     """
 
     instance: str
@@ -59,6 +59,7 @@ class Trial:
     rounds: int
     bound: float
     score: float
+    elasticity: Elasticity
 
     def plain(self) -> dict[str, object]:
         """As JSON knows it."""
@@ -172,4 +173,5 @@ def _scored(
         rounds=outcome.rounds,
         bound=bound,
         score=cost / bound if bound else 1.0,
+        elasticity=outcome.elasticity,
     )

@@ -19,7 +19,7 @@ from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal
 from dask_adaptive.model import Batch, Limits, Pool, Record, Shape, Spec, worker_name
 from dask_adaptive.policy.contracts import Policy
-from dask_adaptive.sim.bound import Start
+from dask_adaptive.sim.bound import Elasticity, Start, elasticity, sampled
 from dask_adaptive.sim.engine import LONGEST_S, SimEngine
 from dask_adaptive.sim.nouns import Costs, Worker
 from dask_adaptive.sim.scheduler import Scheduler
@@ -60,7 +60,8 @@ class Outcome:
     to the last result. ``worker_s``: worker-seconds registered with the scheduler; ``billed_s``: worker-seconds from
     the manager's "running" until the end of the job. ``starts``: jobs that ran; ``cancelled``: jobs told to end before
     they served; ``recomputed``: tasks made more than once; ``most_threads`` and ``most_alive``: most threads registered
-    and most jobs queued or running at once; ``fastest``: the smallest start latencies drawn.
+    and most jobs queued or running at once; ``fastest``: the smallest start latencies drawn. ``elasticity``: of
+    threads against tasks that could run, from the first submission to the last result.
     """
 
     waited_s: float
@@ -75,6 +76,7 @@ class Outcome:
     most_threads: int
     most_alive: int
     fastest: Start
+    elasticity: Elasticity
 
 
 def simulate(
@@ -221,9 +223,10 @@ class World:
 
     def _outcome(self) -> Outcome:
         present = self.scheduler.workers.values()
+        begun_s, ended_s = min(each[0] for each in self._responses), max(each[1] for each in self._responses)
         return Outcome(
             waited_s=sum(end_s - begun_s for begun_s, end_s in self._responses),
-            makespan_s=max(end_s for _, end_s in self._responses) - min(begun_s for begun_s, _ in self._responses),
+            makespan_s=ended_s - begun_s,
             worker_s=self.scheduler.served_s + sum(self.timeline.now_s - worker.since_s for worker in present),
             billed_s=self.backend.billed_s(),
             starts=self.backend.starts,
@@ -234,7 +237,14 @@ class World:
             most_threads=self.engine.most_threads,
             most_alive=self.backend.most_alive,
             fastest=self.backend.fastest,
+            elasticity=self._elasticity(begun_s, ended_s),
         )
+
+    def _elasticity(self, begun_s: float, ended_s: float) -> Elasticity:
+        most = self.setting.maximum * self.setting.shape.job_threads
+        demand = [(at_s, float(min(tasks, most))) for at_s, tasks, _ in self.engine.series]
+        supply = [(at_s, float(threads)) for at_s, _, threads in self.engine.series]
+        return elasticity(sampled(demand, begun_s, ended_s), sampled(supply, begun_s, ended_s), most)
 
     def _join(self, batch: Batch, job: str) -> None:
         shape = batch.spec.shape
