@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dask_adaptive.errors import ConfigError, PolicyError, Unavailable
@@ -198,6 +198,7 @@ def stage() -> Iterator[Stage]:
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), tasks=st.integers(1, 40), losses=st.lists(st.integers(1, 30), max_size=6))
+@example(seed=2503, tasks=27, losses=[6, 1, 3, 11, 16])  # a backlog entry of a finished task made it run again
 def test_lost_workers_cost_time_and_never_a_result(seed: int, tasks: int, losses: list[int]) -> None:
     with Stage() as stage:
         stage.join("a", "b", "c")
@@ -210,7 +211,7 @@ def test_lost_workers_cost_time_and_never_a_result(seed: int, tasks: int, losses
             stage.join(f"late{number}")
         stage.wait(1000.0)
         assert 1 == len(stage.done)
-        assert tasks + stage.scheduler.recomputed >= stage.scheduler.finished >= tasks
+        assert tasks + stage.scheduler.recomputed == stage.scheduler.finished
         assert 0 == stage.scheduler.busy_threads
         assert [0, 0, 0] == [worker.held_bytes for worker in stage.scheduler.workers.values()]
         assert {} == stage.scheduler.crowds

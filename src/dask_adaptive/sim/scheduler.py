@@ -150,7 +150,7 @@ class Scheduler:
         self._withdraw(worker)
         self._loaded.pop(worker, None)
         self.busy_threads -= len(worker.running)
-        again = [*worker.running, *(task for _, task in worker.backlog if self._where[task] is worker)]
+        again = list(dict.fromkeys([*worker.running, *self._assigned(worker)]))
         for task in worker.running:
             del self._crowd[task].running[task]
         worker.running.clear()
@@ -166,12 +166,16 @@ class Scheduler:
         worker.marked = True
         self._withdraw(worker)
         self._loaded.pop(worker, None)
-        backlog, worker.backlog = worker.backlog, []
-        for _, task in backlog:
-            if self._state[task] == ASSIGNED and self._where[task] is worker:
-                self._crowd[task].ready -= 1
-                self._where[task] = None
-                self._ready(task)
+        backlog = self._assigned(worker)
+        worker.backlog = []
+        for task in dict.fromkeys(backlog):
+            self._crowd[task].ready -= 1
+            self._where[task] = None
+            self._ready(task)
+
+    def _assigned(self, worker: Worker) -> list[int]:
+        """What a worker is to run; entries of its backlog that are no longer true are left out."""
+        return [task for _, task in worker.backlog if self._state[task] == ASSIGNED and self._where[task] is worker]
 
     def unmark(self, worker: Worker) -> None:
         """It takes tasks again."""
