@@ -8,9 +8,10 @@
        └──> UNKNOWN ──> any that the manager shows; FAILED at its deadline
 
 * QUEUED and beyond come from the resource manager (or from workers that registered), never from our own submit.
-* Phases only move forward, whatever an older list says. The three ways back are facts of their own: a drain that was
-  refused (DRAINING to READY), a requeued job (STARTING or READY to QUEUED, once none of its workers is registered), and
-  a job that reappears after it was believed gone (GONE to what the manager shows).
+* Phases only move forward, whatever an older list says. The four ways back are facts of their own: a drain that was
+  refused (DRAINING to READY), a cancel without effect (ENDING to READY, when the workers of a job that never served
+  register), a requeued job (STARTING or READY to QUEUED, once none of its workers is registered), and a job that
+  reappears after it was believed gone (GONE to what the manager shows).
 * A job is GONE only when the manager says that it ended, or when complete lists have not shown it for as long as those
   lists may lag, and none of its workers is registered.
 """
@@ -49,7 +50,7 @@ ALLOWED: Mapping[Phase, frozenset[Phase]] = {
     T: frozenset({Q, R, E, G, F}),
     R: frozenset({Q, D, E, G, F}),
     D: frozenset({R, E, G}),
-    E: frozenset({G}),
+    E: frozenset({R, G}),
     G: frozenset({Q, T, R, E}),
     F: frozenset({Q, T, R, E}),
     U: frozenset({Q, T, R, E, G, F}),
@@ -91,14 +92,15 @@ def unsure(life: Life, reason: str, deadline_s: float, now_s: float) -> Life:
 
 def registered(life: Life, present: int, workers: int, now_s: float) -> Life:
     """``present`` of its ``workers`` Dask workers are registered with the scheduler now."""
-    arrives = present >= workers and life.phase in (W, S, Q, T, U, *_OVER)
+    late = life.phase is E and not life.served  # the cancel failed: now it may have work, and is not to be cut off
+    arrives = present >= workers and (late or life.phase in (W, S, Q, T, U, *_OVER))
     if present == life.present and not arrives:
         return life
     lost = life.served and present < workers
     news: dict[str, Any] = {"present": present, "lost_s": life.lost_s or now_s if lost else 0.0}
     if arrives:
         news |= {"served": True, "ready_s": now_s, "running_s": life.running_s or now_s, "missing_s": 0.0, "reason": ""}
-        return _move(life, R, now_s, **news)
+        return _move(life, R, now_s, **news, told=life.told and not late)
     return replace(life, **news)
 
 

@@ -95,6 +95,19 @@ class Counting:
 # --- look ------------------------------------------------------------------------------------------------------
 
 
+async def test_how_long_the_first_of_a_kind_runs_is_known_without_heartbeats() -> None:
+    async with scheduler() as s, engine(s) as one, worker(s, heartbeat_interval="1h"), client(s) as c:
+        task = c.submit(hold, "first")
+        found = await until(lambda: spotted(one, lambda g: g.prefix == "hold" and g.running == 1 and g.oldest_s > 0))
+        assert found.mean_s is None
+        gate("first").set()
+        await task
+
+
+async def spotted(one: DaskEngine, wanted: Callable[[Group], bool]) -> Group | None:
+    return next((found for found in (await one.look()).groups if wanted(found)), None)
+
+
 async def test_an_empty_scheduler_has_no_load():
     async with scheduler() as s, engine(s) as one:
         load = await one.look()

@@ -129,6 +129,26 @@ async def test_a_cancel_that_fails_is_tried_again_until_the_job_is_gone() -> Non
     assert any("cancel" in event and "again" in event for record in world.records for event in record.events)
 
 
+async def test_a_job_that_serves_after_a_failed_cancel_is_never_cut_off() -> None:
+    world = World(Fixed(1), Limits(), queue_s=float("inf"))
+    await world.rounds(3)
+    [name] = world.backend.alive()
+    world.backend.cancel_errors.append(Unavailable("down"))
+    world.controller.use(Fixed(0), why="smaller")
+    await world.rounds(2)
+    world.backend.run(name)
+    world.engine.ready = 5
+    world.controller.use(standard(TargetDuration(5.0), 1.0), why="work came")
+    before = list(world.backend.cancels)
+    await world.rounds(60)
+    assert before == world.backend.cancels
+    assert name in world.backend.alive()
+    world.engine.ready = 0
+    await world.rounds(60)
+    assert world.alive == 0
+    assert name in world.engine.drained
+
+
 async def test_while_the_list_is_stale_the_plan_holds() -> None:
     world = World(Fixed(2), Limits())
     await world.rounds(3)

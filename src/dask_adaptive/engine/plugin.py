@@ -659,6 +659,8 @@ class Inside(SchedulerPlugin):
         self._idle_since: dict[str, float] = {}
         self._idle_rows: list[list[Any]] = []
         self._idle_state: tuple[Any, ...] = ()
+        self._first: dict[tuple[str, Kind], float] = {}
+        self._assigned = 0
         self._idle_version = time_ns()
         self._shared: dict[str, int] = {}
         self._replicated = 0
@@ -919,6 +921,8 @@ class Inside(SchedulerPlugin):
         """One row for each group and kind of task that is pending or holds results."""
         seceded = self._seceded()
         rows: list[list[Any]] = []
+        self._first, first = {}, self._first
+        self._assigned = sum(self.scheduler._task_prefix_count_global.values())
         for tg in self.scheduler.task_groups.values():
             states = tg.states
             pending = states["waiting"] + states["queued"] + states["no-worker"] + states["processing"]
@@ -934,10 +938,10 @@ class Inside(SchedulerPlugin):
                 for state, count in counts.items():
                     plain[state] -= count
                 if any(counts[state] for state in PENDING):
-                    rows.append([*head, *self._counts(tg.name, kind, counts, seceded, now), *tail, 0])
+                    rows.append([*head, *self._counts((tg.name, kind), counts, seceded, first, now), *tail, 0])
             held = self._held(tg)
             if held or any(plain[state] for state in PENDING):
-                rows.append([*head, *self._counts(tg.name, PLAIN, plain, seceded, now), *tail, held])
+                rows.append([*head, *self._counts((tg.name, PLAIN), plain, seceded, first, now), *tail, held])
         return rows
 
     @staticmethod
@@ -948,20 +952,30 @@ class Inside(SchedulerPlugin):
         return tg.nbytes_total * states["memory"] // produced if produced else 0
 
     def _counts(
-        self, group: str, kind: Kind, states: Mapping[str, int], seceded: Mapping[tuple[str, Kind], int], now: float
+        self,
+        key: tuple[str, Kind],
+        states: Mapping[str, int],
+        seceded: Mapping[tuple[str, Kind], int],
+        first: Mapping[tuple[str, Kind], float],
+        now: float,
     ) -> list[Any]:
-        key = (group, kind)
-        long_running = seceded.get(key, 0)
+        kind, long_running = key[1], seceded.get(key, 0)
         assigned = states["processing"] - long_running
+        done = sum(states[state] for state in FINISHED)
         running = min(self.heartbeats.running.get(key, 0), assigned)
         oldest_s = max(0.0, now - self.heartbeats.started[key]) if running > 0 else 0.0
+        if (
+            assigned == self._assigned > 0 and not done
+        ):  # so whatever runs is one of these, since the first was assigned
+            began = self._first[key] = first.get(key, now)
+            running, oldest_s = max(running, 1), max(oldest_s, now - began)
         return [
             [list(item) for item in kind[0]],
             kind[1],
             assigned + states["queued"] + states["no-worker"],
             running,
             states["waiting"],
-            sum(states[state] for state in FINISHED),
+            done,
             states["no-worker"],
             long_running,
             oldest_s,
