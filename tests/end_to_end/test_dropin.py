@@ -507,6 +507,12 @@ async def test_what_was_there_before_is_taken_over() -> None:
 # --- faults --------------------------------------------------------------------------------------------------------
 
 
+def process_runs(worker: Any) -> bool:
+    """A Nanny whose process is starting cannot be closed: distributed asserts that."""
+    process = getattr(worker, "worker", worker).process
+    return process is not None and process.status is Status.running
+
+
 async def test_a_killed_worker_process_comes_back_or_is_replaced() -> None:
     async with specified(Nanny) as (cluster, client):
         adapt(cluster, minimum=1, maximum=1)
@@ -515,6 +521,7 @@ async def test_a_killed_worker_process_comes_back_or_is_replaced() -> None:
         os.kill(await client.submit(os.getpid), signal.SIGKILL)
         await until(lambda: set(cluster.scheduler.workers) - {first})
         assert 1 == len(cluster.worker_spec)
+        await until(lambda: all(process_runs(each) for each in cluster.workers.values()))
 
 
 async def test_slow_starts_hold_up_nothing() -> None:
