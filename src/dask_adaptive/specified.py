@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -57,10 +57,10 @@ class Starting:
             await self.worker.close(*args, **kwargs)
 
 
-def _heard(start: asyncio.Future[Any]) -> None:
-    """Nobody may be left who asks how the start ended."""
-    if not start.cancelled():
-        start.exception()
+def _heard(future: asyncio.Future[Any]) -> None:
+    """Nobody may be left who asks how it ended."""
+    if not future.cancelled():
+        future.exception()
 
 
 class Specified:
@@ -175,8 +175,18 @@ class Specified:
         if worker is None:  # the cluster itself is starting it, and closes it then
             await self._cluster._correct_state()  # noqa: SLF001
         else:
-            await worker.close()
+            await self._to_the_end(worker.close())
         self._leaving.pop(name, None)
+
+    async def _to_the_end(self, closing: Coroutine[Any, Any, Any]) -> None:
+        """Close a worker; if we are stopped meanwhile it goes on, and a cluster that closes waits for it."""
+        close = asyncio.ensure_future(closing)
+        close.add_done_callback(_heard)
+        ended = asyncio.ensure_future(asyncio.wait({close}))
+        awaited = self._cluster._futures  # noqa: SLF001  what it waits for when it closes
+        awaited.add(ended)
+        ended.add_done_callback(awaited.discard)
+        await asyncio.shield(close)
 
     def forget(self, names: Iterable[str]) -> None:
         """See ``Side``."""
