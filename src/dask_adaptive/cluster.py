@@ -313,8 +313,7 @@ class Cluster(DaskCluster):
             raise ConfigError("scale needs exactly one of n, jobs=, cores=, memory=")
         name = next(iter(self._options)) if pool is None else pool
         check_keys("pool", [name], self._options)
-        shape = self._shape(name)
-        size = limits_of(Bounds(**given), shape, None).minimum
+        size = limits_of(Bounds(**given), self._options[name].shape(), None).minimum
         self._check_size(name, size)
         self._begin()
         if not self.asynchronous:
@@ -374,9 +373,6 @@ class Cluster(DaskCluster):
     def hard_limits(self, pool: str) -> Limits:
         """The limits of a pool, in jobs, that were given when the cluster was made."""
         return self._options[pool].pool(pool).limits
-
-    def _shape(self, name: str) -> Any:
-        return self._options[name].shape()
 
     def _jobs_for(self, workers: int, pool: str) -> int:
         return -(-workers // self._options[pool].workers_per_job)

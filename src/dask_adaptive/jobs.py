@@ -69,7 +69,6 @@ class _Lane:
     asked_s: float = float("-inf")
     stale: str = ""
     extra: dict[JobId, Job] = field(default_factory=dict)
-    last: Sequence[Job] = ()
 
 
 class Jobs:
@@ -310,10 +309,10 @@ class Jobs:
                 self._put(lives.drained(life, now_s + self.setups[life.pool].timeouts.end_s, now_s), now_s)
 
     def _cancel(self, cancels: Sequence[Cancel], now_s: float) -> None:
+        told = {cancel.job: cancel.reason for cancel in cancels}
         for lane in self._lanes.values():
-            told = {cancel.job: cancel.reason for cancel in cancels}
             mine = [life for life in self._of(lane) if life.name in told and life.id is not None]
-            ids = [life.id for life in mine if life.id is not None] + self._younger(lane)
+            ids = [life.id for life in mine if life.id is not None] + list(lane.extra)
             if not ids or lane.cancelling:
                 continue
             lane.cancelling = True
@@ -321,9 +320,6 @@ class Jobs:
                 deadline_s = now_s + self.setups[life.pool].timeouts.end_s + lane.backend.lag_s
                 self._put(lives.cancelled(life, told[life.name], deadline_s, now_s), now_s)
             self._operations.begin(lane.backend.cancel(ids), partial(self._told, lane, len(ids)))
-
-    def _younger(self, lane: _Lane) -> list[JobId]:
-        return list(lane.extra)
 
     def _told(self, lane: _Lane, count: int, outcome: object, now_s: float) -> None:  # noqa: ARG002
         lane.cancelling, lane.due = False, True
@@ -349,7 +345,7 @@ class Jobs:
                 self._events.append(f"{lane.backend.name}: job list could not be read: {outcome}")
             lane.stale = f"job list could not be read: {outcome}"
             return
-        lane.stale, lane.last, lane.extra = "", outcome, {}
+        lane.stale, lane.extra = "", {}
         seen = set()
         for job in outcome:
             seen.add(job.name)
