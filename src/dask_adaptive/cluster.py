@@ -36,7 +36,7 @@ from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
 from dask_adaptive.security import security_of, worker_files
 from dask_adaptive.show.widget import make_widget, status_html
-from dask_adaptive.tags import new_key, tags
+from dask_adaptive.tags import key_of, new_key, tags
 
 __all__ = ["Cluster", "discover"]
 
@@ -187,6 +187,8 @@ class Cluster(DaskCluster):
             self.scheduler_comm = rpc(address, connection_args=connection)
         else:
             connection = getattr(self.scheduler_comm, "connection_args", None) or connection
+        if not self._brings_workers:  # the same again for who comes back to a living scheduler: so it finds its jobs
+            self._key = key_of(self.name, (await self.scheduler_comm.identity())["id"])
         engine = DaskEngine(
             self.scheduler_comm.address,
             connection_args=connection,
@@ -206,7 +208,7 @@ class Cluster(DaskCluster):
             if start is not None:
                 await start()
         setups = [self._setup(name, options) for name, options in self._options.items()]
-        self._jobs = Jobs(self.name, setups, engine=engine, tag=tags(self._key), clock=clock, startups=self._startups)
+        self._jobs = Jobs(self._key, setups, engine=engine, tag=tags(self._key), clock=clock, startups=self._startups)
         return self._jobs
 
     def _setup(self, name: str, options: PoolOptions) -> PoolSetup:

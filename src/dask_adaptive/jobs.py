@@ -77,7 +77,7 @@ class Jobs:
     Parameters
     ----------
     cluster:
-        Name of the cluster; every job carries it.
+        The cluster's key; the name of every job begins with it.
     setups:
         The pools, in order of preference.
     engine:

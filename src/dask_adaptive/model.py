@@ -37,6 +37,7 @@ __all__ = [
     "PoolState",
     "PoolView",
     "Record",
+    "Request",
     "Retire",
     "Shape",
     "Snapshot",
@@ -140,13 +141,40 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """What a job asks a batch system for, beyond its shape. What is empty or 0 is left to the site's defaults.
+
+    ``walltime_s`` is how long a job may run. ``cores``, ``memory_bytes`` and ``nodes`` are of the whole job (0: what
+    its workers need, one node). ``directives`` are added to the head of the job script as they are, without the
+    prefix; ``skip`` are keys of directives to leave out. ``prologue`` are lines of shell that run before the workers.
+    ``python`` is the interpreter there, ``launcher`` what is put before the workers' command (``srun``). ``template``
+    is the user's own job script. ``throttle``: how many jobs of one array may run at a time.
+    """
+
+    queue: str = ""
+    account: str = ""
+    walltime_s: float = 0.0
+    cores: int = 0
+    memory_bytes: int = 0
+    nodes: int = 0
+    directives: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    prologue: tuple[str, ...] = ()
+    python: str = ""
+    shebang: str = "#!/bin/bash"
+    launcher: str = ""
+    template: str = ""
+    throttle: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What a job has to run: ``shape.workers`` Dask workers that join ``scheduler``.
 
     ``environment`` is set for the worker processes; ``preload`` are modules or files that a worker imports first;
     ``worker_arguments`` go to ``dask worker`` as they are; ``tls`` names the files of Dask's TLS options
     (``tls_ca_file``, ``tls_cert``, ``tls_key``); ``gpus`` are taken per worker; ``dask_config`` is the owner's
-    Dask configuration, serialised by ``dask.config.serialize``.
+    Dask configuration, serialised by ``dask.config.serialize``. ``request`` is for batch systems.
     """
 
     scheduler: str
@@ -159,11 +187,12 @@ class Spec:
     death_timeout_s: float = 60.0
     local_directory: str | None = None
     dask_config: str = ""
+    request: Request = Request()
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One submit call: ``count`` jobs named ``<tag>.0`` ... of one cluster and pool."""
+    """One submit call: ``count`` jobs of one pool, named ``<tag>.0`` ...; the tag begins with the cluster's key."""
 
     cluster: str
     pool: str

@@ -1,8 +1,10 @@
-"""Names to classes, by entry points: backends and policies, ours and those of other packages alike."""
+"""Names to classes, by entry points: backends, dialects and policies, ours and those of other packages alike."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -12,8 +14,11 @@ __all__ = ["backends", "load_backend", "load_policy", "policies"]
 
 
 def backends() -> Mapping[str, EntryPoint]:
-    """Every installed backend by its name (entry-point group ``dask_adaptive.backends``)."""
-    return {point.name: point for point in entry_points(group="dask_adaptive.backends")}
+    """Every installed backend by its name: entry-point groups ``dask_adaptive.backends`` and, for batch systems,
+    ``dask_adaptive.dialects``.
+    """
+    found = (*entry_points(group="dask_adaptive.dialects"), *entry_points(group="dask_adaptive.backends"))
+    return {point.name: point for point in found}
 
 
 def policies() -> Mapping[str, EntryPoint]:
@@ -22,8 +27,16 @@ def policies() -> Mapping[str, EntryPoint]:
 
 
 def load_backend(name: str) -> Any:
-    """The backend class of this name. Raises ``ConfigError`` that lists the known ones."""
-    return _load("backend", name, backends())
+    """What makes a backend of this name: its class, or the batch engine with its dialect.
+
+    Raises ``ConfigError`` that lists the known ones.
+    """
+    known = backends()
+    made = _load("backend", name, known)
+    if known[name].group != "dask_adaptive.dialects":
+        return made
+    engine = import_module("dask_adaptive.backend.batch")  # only who uses a batch system loads its engine
+    return partial(engine.BatchSystem, made())
 
 
 def load_policy(name: str) -> Any:

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 import string
 from collections.abc import Callable
 
-__all__ = ["new_key", "tags"]
+__all__ = ["key_of", "new_key", "tags"]
+
+
+def key_of(cluster: str, scheduler: str) -> str:
+    """The key of a cluster of this name on the scheduler with this id: the same again after a restart.
+
+    Whoever comes back to a living scheduler under the same name finds its jobs by it; a namesake elsewhere does not.
+    """
+    number = int.from_bytes(hashlib.sha256(f"{cluster}\0{scheduler}".encode()).digest()[:8], "big")
+    letters = string.ascii_lowercase + string.digits
+    number, first = divmod(number, 26)
+    key = letters[first]
+    for _ in range(3):
+        number, rest = divmod(number, len(letters))
+        key += letters[rest]
+    return key
 
 
 def new_key() -> str:
