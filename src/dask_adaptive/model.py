@@ -174,7 +174,8 @@ class Spec:
     ``environment`` is set for the worker processes; ``preload`` are modules or files that a worker imports first;
     ``worker_arguments`` go to ``dask worker`` as they are; ``tls`` names the files of Dask's TLS options
     (``tls_ca_file``, ``tls_cert``, ``tls_key``); ``gpus`` are taken per worker; ``dask_config`` is the owner's
-    Dask configuration, serialised by ``dask.config.serialize``. ``request`` is for batch systems.
+    Dask configuration, serialised by ``dask.config.serialize``. ``request`` is for batch systems. ``command`` is run,
+    once per job, in the place of the workers where it is not empty: a head that is a job.
     """
 
     scheduler: str
@@ -188,6 +189,7 @@ class Spec:
     local_directory: str | None = None
     dask_config: str = ""
     request: Request = Request()
+    command: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

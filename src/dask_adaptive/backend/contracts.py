@@ -18,6 +18,7 @@ class Backend(Protocol):
     """*How*: submits, lists and cancels jobs of one resource manager.
 
     Only ``BackendError`` and its kin leave these methods. Every method returns within ``timeout_s`` seconds or raises.
+    A backend whose jobs end with the process that holds it also says so: ``ends_with_owner = True``.
     """
 
     name: str

@@ -82,6 +82,7 @@ class Local:
 
     name = "local"
     lag_s = 0.0
+    ends_with_owner = True
 
     def __init__(
         self,
@@ -222,7 +223,7 @@ class Local:
             raise Rejected(f"there is no Python interpreter {self._python!r}")
         wanted = []
         for name, devices in zip(batch.names, await self._devices(batch), strict=False):
-            workers = [_worker(spec, name, i, python, devices) for i in range(spec.shape.workers)]
+            workers = _workers(spec, name, python, devices)
             number = next(self._numbers)
             log = directory / f"{name}.{number}.log"
             job = Job(JobId(f"{name}#{number}"), name, JobState.RUNNING)
@@ -308,6 +309,13 @@ class Local:
 
 
 # --- the parts without state --------------------------------------------------------------------------------------
+
+
+def _workers(spec: Spec, job: str, python: str | None, devices: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The processes of one job."""
+    if spec.command:
+        return [{"argv": [shutil.which(spec.command[0]) or spec.command[0], *spec.command[1:]], "environment": {}}]
+    return [_worker(spec, job, i, python, devices) for i in range(spec.shape.workers)]
 
 
 def _worker(spec: Spec, job: str, index: int, python: str | None, devices: tuple[str, ...]) -> dict[str, Any]:
