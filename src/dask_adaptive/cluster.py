@@ -72,7 +72,8 @@ class Cluster(DaskCluster):
     asynchronous, loop, quiet:
         As in ``distributed``.
     **options:
-        Options of ``PoolOptions`` for all pools.
+        Options of ``PoolOptions`` for all pools, arguments of a backend that is given by name, and ``profile``: a set
+        of such options below ``adaptive.profiles`` in Dask's configuration.
 
     Raises
     ------
@@ -106,7 +107,7 @@ class Cluster(DaskCluster):
         quiet: bool = False,
         **options: Any,
     ) -> None:
-        self._options = pool_options(pools, options)
+        self._options = pool_options(pools, options, backend)
         self._wanted = count_of("n_workers", n_workers or 0)
         self._check_size(next(iter(self._options)), self._jobs_for(self._wanted, next(iter(self._options))))
         self._journal_path = journal if journal is not None else setting("journal")
@@ -116,7 +117,7 @@ class Cluster(DaskCluster):
         self._attached = scheduler
         self._scheduler_options = dict(scheduler_options or {})
         self.security = security_of(security)
-        self._backends = {} if self._brings_workers else backends_of(backend, self._options)
+        self._backends = {} if self._brings_workers else backends_of(self._options)
         self.scheduler: Scheduler | None = None
         self.engine: DaskEngine | None = None
         self.controller: Controller | None = None

@@ -17,17 +17,21 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.model import Limits, Shape
+from dask_adaptive.registry import backends
 
 __all__ = [
     "DEFAULTS",
     "Amount",
     "Bounds",
     "Scaling",
+    "backend_settings",
     "bytes_of",
     "check_keys",
     "cores_here",
     "count_of",
     "limits_of",
+    "plain_keys",
+    "profile",
     "scaling_of",
     "seconds_of",
     "setting",
@@ -55,11 +59,46 @@ DEFAULTS: Mapping[str, Any] = {
 
 def setting(key: str) -> Any:
     """The configured value of one of ``DEFAULTS``; an unknown configured key is refused by name."""
+    _configured()
+    return dask.config.get(f"adaptive.{key}", DEFAULTS[key])
+
+
+def backend_settings(backend: str) -> dict[str, Any]:
+    """What is configured for pools of a backend and for the backend itself, below ``adaptive.<backend>``."""
+    return _options(f"adaptive.{backend}", plain_keys(_configured()).get(_plain(backend)))
+
+
+def profile(name: str) -> dict[str, Any]:
+    """The options below ``adaptive.profiles.<name>``. Raises ``ConfigError`` that lists the known profiles."""
+    profiles = _options("adaptive.profiles", _configured().get("profiles"))
+    check_keys("profile", [_plain(name)], profiles)
+    return _options(f"adaptive.profiles.{name}", profiles[_plain(name)])
+
+
+def plain_keys(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with underscores: ``death-timeout``, as Dask's YAML has it, is ``death_timeout``."""
+    return {_plain(key): value for key, value in said.items()}
+
+
+def _plain(key: object) -> str:
+    return str(key).replace("-", "_")
+
+
+def _configured() -> Mapping[str, Any]:
     configured = dask.config.get("adaptive", {}) or {}
     if not isinstance(configured, Mapping):
         raise ConfigError(f"configuration 'adaptive' must be a mapping of keys, not {configured!r}")
-    check_keys("configuration key adaptive", (str(k).replace("_", "-") for k in configured), DEFAULTS)
-    return dask.config.get(f"adaptive.{key}", DEFAULTS[key])
+    unknown = [key for key in (str(key).replace("_", "-") for key in configured) if key not in DEFAULTS]
+    if unknown:  # asking for backends takes some milliseconds
+        names = (name.replace("_", "-") for name in backends())
+        check_keys("configuration key adaptive", unknown, (*DEFAULTS, "profiles", *names))
+    return configured
+
+
+def _options(key: str, found: Any) -> dict[str, Any]:
+    if found is not None and not isinstance(found, Mapping):
+        raise ConfigError(f"configuration {key!r} must be a mapping of options, not {found!r}")
+    return plain_keys(found or {})
 
 
 def check_keys(kind: str, given: Iterable[str], known: Iterable[str]) -> None:

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from dask_adaptive.backend.contracts import Backend
-from dask_adaptive.config import Amount, Bounds, bytes_of, check_keys, count_of, limits_of, seconds_of, setting
+from dask_adaptive.config import (
+    Amount,
+    Bounds,
+    backend_settings,
+    bytes_of,
+    check_keys,
+    count_of,
+    limits_of,
+    plain_keys,
+    profile,
+    seconds_of,
+    setting,
+)
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Limits, Pool, Shape, Spec, Timeouts
 from dask_adaptive.registry import load_backend
 
-__all__ = ["PoolOptions", "backends_of", "pool_options", "timeouts"]
+__all__ = [
+    "PoolOptions",
+    "backend_keys",
+    "backends_of",
+    "made_backend",
+    "pool_keys",
+    "pool_options",
+    "said_of_pool",
+    "timeouts",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,9 @@ class PoolOptions:
         After how long without a scheduler a worker ends itself.
     local_directory:
         Where workers spill to; None: as Dask is configured.
+    backend_options:
+        Arguments of the backend, when it is given by name. They may stand beside the pool's own options as well, as
+        long as the pool has none of that name.
     """
 
     backend: Any = None
@@ -64,6 +89,7 @@ class PoolOptions:
     maximum: int | None = None
     death_timeout: str | float = "60s"
     local_directory: str | None = None
+    backend_options: Mapping[str, Any] = field(default_factory=dict)
 
     def shape(self) -> Shape:
         """What one job brings. Raises ``ConfigError`` naming the key that cannot be."""
@@ -121,31 +147,84 @@ def _amount(key: str, value: Any) -> float:
     return float(value)
 
 
+# --- what was said, by everybody who may say something ------------------------------------------------------------
+
+
 def pool_options(
-    pools: Mapping[str, Mapping[str, Any]] | Sequence[str] | None, given: Mapping[str, Any]
+    pools: Mapping[str, Mapping[str, Any]] | Sequence[str] | None, given: Mapping[str, Any], backend: Any = None
 ) -> dict[str, PoolOptions]:
     """The options of every pool: what was said for all (``given``), overridden by what was said for each.
+
+    ``backend`` is the one of pools that name none. What is configured for it (``adaptive.<backend>``) holds where
+    nothing else was said; ``profile`` names a set of options below ``adaptive.profiles``.
 
     Raises
     ------
     ConfigError
         For an unknown option (the nearest known one is named) or a value that cannot be.
     """
-    known = [each.name for each in fields(PoolOptions)]
-    check_keys("option", given, known)
     if pools is not None and not pools:
         raise ConfigError("pools= must name at least one pool")
     if pools is not None and not isinstance(pools, Mapping):
         raise ConfigError(f"pools= must map a name to the options of each pool, not {pools!r}")
-    found = {}
-    for name, options in (pools or {"default": {}}).items():
+    for name, options in (pools or {}).items():
         if not isinstance(options, Mapping):
             raise ConfigError(f"pool {name!r} must have a mapping of options, not {options!r}")
-        check_keys(f"option of pool {name!r}:", options, known)
-        found[str(name)] = each = PoolOptions(**{**given, **options})
-        each.pool(str(name))
+    given = plain_keys(given)
+    said = {str(name): said_of_pool(options, given, backend) for name, options in (pools or {"default": {}}).items()}
+    known = {name: pool_keys(options["backend"]) for name, options in said.items()}
+    check_keys("option", given, [key for keys in known.values() for key in keys])
+    found = {}
+    for name, options in said.items():  # an argument of a backend is for the pools that have this backend
+        mine = {key: value for key, value in options.items() if key in known[name] or key not in given}
+        found[name] = each = _options(f"option of pool {name!r}:" if pools else "option", mine)
+        each.pool(name)
         each.spec("", {}, "")
     return found
+
+
+def said_of_pool(own: Mapping[str, Any], given: Mapping[str, Any], backend: Any = None) -> dict[str, Any]:
+    """All that was said of a pool, with ``backend`` among it: by the configuration, for all pools, and for itself."""
+    own, given = _with_profile(own), _with_profile(given)
+    backends = (own.get("backend"), backend, given.get("backend"), "local")
+    chosen = next(each for each in backends if each is not None)
+    configured = backend_settings(chosen) if isinstance(chosen, str) else {}
+    return {**configured, **given, **own, "backend": chosen}
+
+
+def _with_profile(said: Mapping[str, Any]) -> dict[str, Any]:
+    said = plain_keys(said)
+    name = said.pop("profile", None)
+    return said if name is None else {**profile(name), **said}
+
+
+def _options(kind: str, said: Mapping[str, Any]) -> PoolOptions:
+    """The options, told from those of the backend by their names."""
+    mine = [each.name for each in fields(PoolOptions)]
+    check_keys(kind, said, pool_keys(said["backend"]))
+    nested = said.get("backend_options", {})
+    if not isinstance(nested, Mapping):
+        raise ConfigError(f"backend_options must map names to values, not {nested!r}")
+    flat = {key: value for key, value in said.items() if key not in mine}
+    nested = {**flat, **plain_keys(nested)}
+    if nested:
+        check_keys(f"option of backend {said['backend']!r}:", nested, backend_keys(said["backend"]))
+    return PoolOptions(**{**{key: said[key] for key in mine if key in said}, "backend_options": nested})
+
+
+def pool_keys(backend: Any) -> list[str]:
+    """The options that a pool with this backend has, its own first."""
+    mine = [each.name for each in fields(PoolOptions)]
+    return [*mine, "profile", *(key for key in backend_keys(backend) if key not in mine)]
+
+
+def backend_keys(backend: Any) -> list[str]:
+    """The arguments of a registered backend, by its constructor; none of an object, which has had them already."""
+    if not isinstance(backend, str):
+        return []
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    parameters = inspect.signature(load_backend(backend)).parameters.values()
+    return [each.name for each in parameters if each.kind not in variable]
 
 
 def timeouts() -> Timeouts:
@@ -159,17 +238,29 @@ def timeouts() -> Timeouts:
     )
 
 
-def backends_of(given: Any, options: Mapping[str, PoolOptions]) -> dict[str, Backend]:
-    """The backend of every pool; pools that name the same one share it."""
+def backends_of(options: Mapping[str, PoolOptions]) -> dict[str, Backend]:
+    """The backend of every pool; pools that describe the same one share it."""
     made: dict[str, Backend] = {}
     found = {}
     for name, each in options.items():
-        wanted = each.backend if each.backend is not None else given if given is not None else "local"
+        wanted = "local" if each.backend is None else each.backend
         if isinstance(wanted, str):
-            if wanted not in made:
-                made[wanted] = load_backend(wanted)()
-            wanted = made[wanted]
+            key = f"{wanted} {sorted(each.backend_options.items())!r}"
+            if key not in made:
+                made[key] = made_backend(wanted, each.backend_options)
+            wanted = made[key]
         if not isinstance(wanted, Backend):
             raise ConfigError(f"backend must be a name or an object with submit, jobs, cancel, log, not {wanted!r}")
         found[name] = wanted
     return found
+
+
+def made_backend(name: str, options: Mapping[str, Any]) -> Any:
+    """A backend of this registered name. Raises ``ConfigError`` for arguments that cannot be."""
+    kind = load_backend(name)
+    try:
+        return kind(**options)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"backend {name!r} cannot be made: {error}") from error
