@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from typing import Any
+
+import dask.config
 
 from dask_adaptive.errors import Rejected
 from dask_adaptive.model import Need, Spec, worker_name
 
-__all__ = ["MODULE", "worker_arguments", "worker_environment"]
+__all__ = ["MODULE", "terminate_bytes", "worker_arguments", "worker_config", "worker_environment"]
 
 MODULE = "distributed.cli.dask_worker"
 """The module behind ``dask worker``; ``python -m`` runs it."""
@@ -63,3 +67,27 @@ def worker_environment(base: Mapping[str, str], config: Mapping[str, Any], spec:
             values = values.get(part, values.get(part.replace("-", "_"), {})) if isinstance(values, Mapping) else {}
         environment |= {name: str(value) for name, value in values.items() if value is not None}
     return {**environment, **base, **spec.environment}
+
+
+def worker_config(spec: Spec) -> dict[str, Any]:
+    """The owner's Dask configuration for a worker: not what makes it a client. Raises ``Rejected``."""
+    try:
+        config = dask.config.deserialize(spec.dask_config) if spec.dask_config else _plain(dask.config.config)
+    except ValueError as error:
+        raise Rejected(f"the Dask configuration of the job cannot be read: {error}") from error
+    return {key: value for key, value in config.items() if key not in ("scheduler", "shuffle")}
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration without what cannot be said in JSON (functions, classes)."""
+    plain: dict[str, Any] = {}
+    for key, entry in value.items():
+        with contextlib.suppress(TypeError, ValueError):
+            plain[key] = _plain(entry) if isinstance(entry, Mapping) else json.loads(json.dumps(entry))
+    return plain
+
+
+def terminate_bytes(config: Mapping[str, Any], spec: Spec) -> int:
+    """The memory at which Dask's nanny would end a worker; 0: never."""
+    fraction = dask.config.get("distributed.worker.memory.terminate", 0.95, config=config)
+    return int(spec.shape.memory_bytes * fraction) if fraction else 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -21,7 +20,13 @@ from typing import Any, Literal
 import dask.config
 
 from dask_adaptive.backend._helper import Helper, Message, end_groups
-from dask_adaptive.backend.command import MODULE, worker_arguments, worker_environment
+from dask_adaptive.backend.command import (
+    MODULE,
+    terminate_bytes,
+    worker_arguments,
+    worker_config,
+    worker_environment,
+)
 from dask_adaptive.backend.contracts import Wake
 from dask_adaptive.errors import ConfigError, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Batch, Job, JobId, JobState, Spec
@@ -126,9 +131,9 @@ class Local:
     async def submit(self, batch: Batch) -> Sequence[JobId]:
         """Start the jobs. Returns as soon as their processes exist."""
         helper = self._running_helper()
-        config = _config(batch.spec)
+        config = worker_config(batch.spec)
         environment = self._worker_environment(config, batch.spec)
-        wanted = await self._wanted(batch, helper.directory, _terminate_bytes(config, batch.spec))
+        wanted = await self._wanted(batch, helper.directory, terminate_bytes(config, batch.spec))
         made = {job["number"]: self._submitted[job["number"]] for job in wanted}
         world = {"environment": environment, "path": _path(), "directory": str(_here())}
         try:
@@ -203,7 +208,7 @@ class Local:
             "remove": str(self.directory) if self._made_directory else "",
         }
         spec = Spec(scheduler="")
-        environment = self._worker_environment(_config(spec), spec)
+        environment = self._worker_environment(worker_config(spec), spec)
         return Helper(self.directory, options, environment, self._hear, self._lost)
 
     def _worker_environment(self, config: Mapping[str, Any], spec: Spec) -> dict[str, str]:
@@ -323,30 +328,6 @@ def _worker(spec: Spec, job: str, index: int, python: str | None, devices: tuple
     mine = devices[index * spec.gpus : (index + 1) * spec.gpus]
     environment = {"CUDA_VISIBLE_DEVICES": ",".join(mine)} if mine else {}
     return {"argv": [python, *(("-m", MODULE) if python else ()), *arguments], "environment": environment}
-
-
-def _config(spec: Spec) -> dict[str, Any]:
-    """The owner's Dask configuration, without what makes the owner a client."""
-    try:
-        config = dask.config.deserialize(spec.dask_config) if spec.dask_config else _plain(dask.config.config)
-    except ValueError as error:
-        raise Rejected(f"the Dask configuration of the job cannot be read: {error}") from error
-    return {key: value for key, value in config.items() if key not in ("scheduler", "shuffle")}
-
-
-def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration without what cannot be said in JSON (functions, classes)."""
-    plain: dict[str, Any] = {}
-    for key, entry in value.items():
-        with contextlib.suppress(TypeError, ValueError):
-            plain[key] = _plain(entry) if isinstance(entry, Mapping) else json.loads(json.dumps(entry))
-    return plain
-
-
-def _terminate_bytes(config: Mapping[str, Any], spec: Spec) -> int:
-    """The memory at which Dask's nanny would end a worker; 0: never."""
-    fraction = dask.config.get("distributed.worker.memory.terminate", 0.95, config=config)
-    return int(spec.shape.memory_bytes * fraction) if fraction else 0
 
 
 def _here() -> Path:
