@@ -136,9 +136,7 @@ async def test_environment_configuration_and_preload_arrive(
 
 
 async def test_a_command_runs_once_per_job_in_the_place_of_workers(world: World) -> None:
-    spec = Spec(
-        NOWHERE, shape=Shape(workers=2), environment={"WORD": "said"}, command=("sh", "-c", 'echo "$WORD" "$0"')
-    )
+    spec = Spec(NOWHERE, shape=Shape(workers=2), environment={"WORD": "said"}, command=("sh", "-c", "echo $WORD"))
     ids = await world.backend.submit(batch(2, spec=spec))
     assert [0, 0] == [(await world.ended(job_id)).exit_code for job_id in ids]
     assert ["said\n"] * 2 == [await world.backend.log(job_id) for job_id in ids]
