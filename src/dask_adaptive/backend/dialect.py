@@ -76,13 +76,15 @@ class Dialect(Protocol):
     """What makes a line of a job script a directive: ``#SBATCH``; empty where directives go elsewhere."""
 
     index: str
-    """Shell expression for the number of an array's element, counted from ``first``; 0 - ``first`` outside of one."""
+    """Shell word for the number of an array's element, such as ``${SLURM_ARRAY_TASK_ID:-0}``; counted from ``first``,
+    and ``first`` outside of an array. It stands in ``$((...))``.
+    """
 
     first: int
     """The number of the first element of an array: 0, or 1 where 0 is refused."""
 
     attempt: str
-    """Shell expression for how often the system started this job again; ``0`` where it does not tell."""
+    """Shell word for how often the system started this job again; ``0`` where it does not tell."""
 
     lag_s: float
     """How far the job list may run behind, in seconds."""
@@ -105,7 +107,7 @@ class Dialect(Protocol):
         """What a job asks for: name apart, everything of ``spec`` and ``spec.request`` that is set.
 
         ``log`` is the path where the job's output goes (both streams), with ``%`` for what makes it the element's own:
-        the dialect replaces ``%`` with its own pattern, or leaves it out where the job script redirects.
+        the dialect replaces ``%`` with its own pattern for the number of the element, or names no output at all.
         """
         ...
 
