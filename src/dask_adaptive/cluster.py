@@ -125,6 +125,7 @@ class Cluster(DaskCluster):
         self._startups: Mapping[str, Startup] = {}
         self._jobs: Jobs | None = None
         self._waiting_s = 0.0
+        self._leaves = False
         self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._scaling: asyncio.Future[None] | None = None
@@ -434,7 +435,42 @@ class Cluster(DaskCluster):
                 logs[f"job {name}"] = Log(text)
         return logs
 
+    def log(self, job: str) -> Any:
+        """The end of what a job printed, a dead one too. Raises ``ConfigError`` that lists the known jobs."""
+        return self.sync(self._job_log, job)
+
+    async def _job_log(self, job: str) -> str:
+        if self._jobs is None:
+            raise ConfigError("the jobs of this cluster are somebody else's; it cannot read their output")
+        return await self._jobs.log(job)
+
+    @property
+    def key(self) -> str:
+        """What the name of every job begins with, once the cluster runs."""
+        return self._key
+
     # --- the end ---
+
+    def detach(self) -> Any:
+        """Stop deciding, and leave the jobs and the scheduler as they are.
+
+        ``Cluster(scheduler=...)`` with the same name and backend adopts them later, from here or elsewhere.
+
+        Raises
+        ------
+        ConfigError
+            Where they would end with this process: a scheduler of our own, jobs of the local backend, credentials that
+            exist in memory only. ``dask adaptive up`` starts a cluster that lives on.
+        """
+        mortal = [each.name for each in self._backends.values() if getattr(each, "ends_with_owner", False)]
+        if self._attached is None:
+            raise ConfigError("the scheduler ends with this process; `dask adaptive up` starts a cluster that lives on")
+        if mortal:
+            raise ConfigError(f"jobs of the backend {mortal[0]!r} end with this process; close() ends them now")
+        if self.security.require_encryption and "\n" in str(self.security.tls_worker_key):
+            raise ConfigError("jobs that start later need the credentials as files; these exist in memory only")
+        self._leaves = True
+        return self.close()
 
     def close(self, timeout: float | None = None) -> Any:
         """End every job, and the scheduler if it is ours. Safe to call twice, and after ctrl-C."""
@@ -458,7 +494,11 @@ class Cluster(DaskCluster):
         self.status = Status.closing
         for callback in self.periodic_callbacks.values():
             callback.stop()
-        if self.controller is not None:
+        if self.controller is not None and self._leaves:
+            await self.controller.stop()
+            if self._jobs is not None:
+                await self._jobs.leave()
+        elif self.controller is not None:
             await self.controller.stop()
             if self._attached is not None:
                 await self._hand_over()

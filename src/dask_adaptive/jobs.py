@@ -12,6 +12,7 @@ from typing import Any
 from dask_adaptive import life as lives
 from dask_adaptive.actuator import Observed
 from dask_adaptive.backend.contracts import Backend, Pushing
+from dask_adaptive.config import check_keys
 from dask_adaptive.engine.contracts import Engine
 from dask_adaptive.errors import Ambiguous, BackendError, EngineError, Garbled, Rejected, Throttled
 from dask_adaptive.health import BROKEN_AFTER, Health
@@ -382,6 +383,13 @@ class Jobs:
             for life, text in zip(known, texts, strict=True)
         }
 
+    async def log(self, job: str) -> str:
+        """The end of what one job printed, a dead one too. Raises ``ConfigError`` that lists the known ones."""
+        check_keys("job", [job], self._lives)
+        life = self._lives[job]
+        text = "" if life.id is None else await self.setups[life.pool].backend.log(life.id)
+        return text or life.log_tail
+
     # --- the end ---
 
     async def aclose(self, timeout_s: float) -> tuple[str, ...]:
@@ -397,10 +405,14 @@ class Jobs:
                 Plan(cancels=tuple(Cancel(life.name, "the cluster closes") for life in self._to_tell(now_s))), now_s
             )
             await self._some_news(0.2)
+        await self.leave()
+        return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
+
+    async def leave(self) -> None:
+        """Give back what the backends hold; the jobs stay as they are."""
         await self._operations.stop()
         for lane in self._lanes.values():
             await lane.backend.aclose()
-        return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
 
     def _hold_no_longer(self, now_s: float) -> None:
         """Who closes does not wait for the whole deadline of a submit of unknown outcome, only for one honest list."""

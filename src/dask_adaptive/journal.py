@@ -24,7 +24,7 @@ import msgspec
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Life, Load, Member, Past, Plan, PoolState, Record, Snapshot, Startup, Target, View
 
-__all__ = ["Journal", "last", "learned", "read", "replay"]
+__all__ = ["Journal", "last", "learned", "lines_of", "read", "records_of", "replay"]
 
 logger = logging.getLogger(__name__)
 
@@ -277,6 +277,19 @@ def _parsed(text: bytes, before: Record | None, where: str) -> Record:
         return _record(_decode(text), before)
     except (msgspec.MsgspecError, ConfigError) as error:
         raise ConfigError(f"{where} is not a journal's: {error}") from error
+
+
+def lines_of(records: Sequence[Record]) -> list[str]:
+    """These rounds as the lines of a journal, the first one complete."""
+    return [_encode(_line(record, before)).decode() for record, before in zip(records, [None, *records], strict=False)]
+
+
+def records_of(lines: Sequence[str]) -> list[Record]:
+    """The rounds that the lines of a journal stand for. Raises ``ConfigError`` where they are not a journal's."""
+    records: list[Record] = []
+    for number, line in enumerate(lines, 1):
+        records.append(_parsed(line.encode(), records[-1] if records else None, f"line {number}"))
+    return records
 
 
 def last(path: str | Path) -> Record | None:
