@@ -1,6 +1,16 @@
 """A Dask cluster exactly as large as its work, on any resource manager."""
 
 from dask_adaptive.adaptive import Adaptive
+from dask_adaptive.batch_clusters import (
+    CommandCluster,
+    HTCondorCluster,
+    LSFCluster,
+    PBSCluster,
+    SGECluster,
+    SLURMCluster,
+    SlurmCluster,
+    TorqueCluster,
+)
 from dask_adaptive.cluster import Cluster
 from dask_adaptive.errors import (
     AdaptiveError,
@@ -23,14 +33,22 @@ __all__ = [
     "Ambiguous",
     "BackendError",
     "Cluster",
+    "CommandCluster",
     "ConfigError",
     "EngineError",
     "Garbled",
+    "HTCondorCluster",
+    "LSFCluster",
     "LocalCluster",
     "NoCapacity",
+    "PBSCluster",
     "PolicyError",
     "Rejected",
+    "SGECluster",
+    "SLURMCluster",
+    "SlurmCluster",
     "Throttled",
+    "TorqueCluster",
     "Unavailable",
 ]
 

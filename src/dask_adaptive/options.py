@@ -25,22 +25,25 @@ from dask_adaptive.config import (
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Limits, Pool, Shape, Spec, Timeouts
 from dask_adaptive.registry import load_backend
+from dask_adaptive.request import RequestOptions
 
 __all__ = [
     "PoolOptions",
     "backend_keys",
     "backends_of",
     "made_backend",
+    "needed_keys",
     "pool_keys",
     "pool_options",
     "said_of_pool",
+    "takes_requests",
     "timeouts",
 ]
 
 
 @dataclass(frozen=True)
-class PoolOptions:
-    """What one job of a pool is.
+class PoolOptions(RequestOptions):
+    """What one job of a pool is. With a batch system, also what it asks for: the options of ``RequestOptions``.
 
     Parameters
     ----------
@@ -132,6 +135,7 @@ class PoolOptions:
             death_timeout_s=seconds_of("death_timeout", self.death_timeout, positive=True),
             local_directory=None if self.local_directory is None else str(self.local_directory),
             dask_config=dask_config,
+            request=self.request(),
         )
 
 
@@ -173,7 +177,7 @@ def pool_options(
     given = plain_keys(given)
     said = {str(name): said_of_pool(options, given, backend) for name, options in (pools or {"default": {}}).items()}
     known = {name: pool_keys(options["backend"]) for name, options in said.items()}
-    check_keys("option", given, [key for keys in known.values() for key in keys])
+    _check_options("option", given, [key for keys in known.values() for key in keys])
     found = {}
     for name, options in said.items():  # an argument of a backend is for the pools that have this backend
         mine = {key: value for key, value in options.items() if key in known[name] or key not in given}
@@ -200,8 +204,8 @@ def _with_profile(said: Mapping[str, Any]) -> dict[str, Any]:
 
 def _options(kind: str, said: Mapping[str, Any]) -> PoolOptions:
     """The options, told from those of the backend by their names."""
-    mine = [each.name for each in fields(PoolOptions)]
-    check_keys(kind, said, pool_keys(said["backend"]))
+    mine = _own_keys(said["backend"])
+    _check_options(kind, said, pool_keys(said["backend"]))
     nested = said.get("backend_options", {})
     if not isinstance(nested, Mapping):
         raise ConfigError(f"backend_options must map names to values, not {nested!r}")
@@ -212,19 +216,48 @@ def _options(kind: str, said: Mapping[str, Any]) -> PoolOptions:
     return PoolOptions(**{**{key: said[key] for key in mine if key in said}, "backend_options": nested})
 
 
+def _check_options(kind: str, said: Mapping[str, Any], known: Sequence[str]) -> None:
+    for key in said:
+        if key not in known and key in (each.name for each in fields(RequestOptions)):
+            raise ConfigError(
+                f"{key} is asked of batch systems, and there is none here: give backend='slurm' or another"
+            )
+    check_keys(kind, said, known)
+
+
 def pool_keys(backend: Any) -> list[str]:
     """The options that a pool with this backend has, its own first."""
-    mine = [each.name for each in fields(PoolOptions)]
+    mine = _own_keys(backend)
     return [*mine, "profile", *(key for key in backend_keys(backend) if key not in mine)]
+
+
+def _own_keys(backend: Any) -> list[str]:
+    """The options that are the pool's, whatever its backend calls its own: nobody but a batch system takes requests."""
+    requests = [] if takes_requests(backend) else [each.name for each in fields(RequestOptions)]
+    return [each.name for each in fields(PoolOptions) if each.name not in requests]
+
+
+def takes_requests(backend: Any) -> bool:
+    """Whether jobs of this backend, a name or an object, ask for what ``RequestOptions`` has."""
+    kind = load_backend(backend) if isinstance(backend, str) else backend
+    return bool(getattr(kind, "takes_requests", False))
 
 
 def backend_keys(backend: Any) -> list[str]:
     """The arguments of a registered backend, by its constructor; none of an object, which has had them already."""
+    return [each.name for each in _parameters(backend)]
+
+
+def needed_keys(backend: Any) -> list[str]:
+    """Those of them that must be given."""
+    return [each.name for each in _parameters(backend) if each.default is each.empty]
+
+
+def _parameters(backend: Any) -> list[inspect.Parameter]:
     if not isinstance(backend, str):
         return []
     variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    parameters = inspect.signature(load_backend(backend)).parameters.values()
-    return [each.name for each in parameters if each.kind not in variable]
+    return [each for each in inspect.signature(load_backend(backend)).parameters.values() if each.kind not in variable]
 
 
 def timeouts() -> Timeouts:
@@ -258,6 +291,9 @@ def backends_of(options: Mapping[str, PoolOptions]) -> dict[str, Backend]:
 def made_backend(name: str, options: Mapping[str, Any]) -> Any:
     """A backend of this registered name. Raises ``ConfigError`` for arguments that cannot be."""
     kind = load_backend(name)
+    missing = [key for key in needed_keys(name) if key not in options]
+    if missing:
+        raise ConfigError(f"backend {name!r} needs {' and '.join(missing)}")
     try:
         return kind(**options)
     except ConfigError:
