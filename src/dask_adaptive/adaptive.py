@@ -26,13 +26,13 @@ from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL
 from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
 from dask_adaptive.policy.classic import TargetDuration
-from dask_adaptive.policy.combine import standard
+from dask_adaptive.policy.combine import Budget, standard
 from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.registry import load_policy
 from dask_adaptive.specified import runs_here
 from dask_adaptive.takeover import Takeover, check_scalable, foreign_shape
 
-__all__ = ["Adaptive"]
+__all__ = ["Adaptive", "adaptive_limits"]
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,9 @@ class Adaptive:
         A policy object, or the name of a registered one. Default: ``adaptive.policy`` (``target-duration``).
     pools:
         Limits for some pools only: name -> mapping of ``minimum``, ``maximum_jobs`` and so on.
+    budget:
+        Worker-hours that may be spent, in all or by pool. When they are, nothing new is started, what is there is
+        drained, and no minimum holds any longer.
 
     Raises
     ------
@@ -98,6 +101,7 @@ class Adaptive:
         scheduler: Any = None,
         policy: Policy | str | None = None,
         pools: Mapping[str, Mapping[str, Any]] | None = None,
+        budget: float | Mapping[str, float] | None = None,
         **options: Any,
     ) -> None:
         _forget_earlier_options(cluster)
@@ -109,7 +113,8 @@ class Adaptive:
         self.wait_count = round(self._scaling.wait_s / self.interval)
         self.target_duration = self._scaling.target_duration_s
         self._inner = self._chosen(policy, target_duration)
-        self.policy = standard(self._inner, self._scaling.wait_s)
+        self._budget = budget
+        self.policy = self._standard(self._inner)
         self.cluster = cluster
         self.state = "starting"
         self.log: deque[tuple[float, dict[str, Any]]] = deque(maxlen=10_000)
@@ -140,17 +145,24 @@ class Adaptive:
             raise ConfigError(f"policy {name!r} needs arguments: give an object of {kind.__name__} ({error})") from None
         return made  # type: ignore[no-any-return]
 
+    def _standard(self, policy: Policy) -> Policy:
+        """With patience, limits, and the budget outermost: a minimum ends with it."""
+        made = standard(policy, self._scaling.wait_s)
+        return made if self._budget is None else Budget(made, self._budget)
+
     # --- on one of our clusters ---
 
     def _install(self, bounds: Mapping[str, Any], pools: Mapping[str, Mapping[str, Any]]) -> None:
         cluster = self.cluster
         known = {pool.name: pool for pool in cluster.pools}
         check_keys("pool", pools, known)
+        if isinstance(self._budget, Mapping):
+            check_keys("pool in the budget:", self._budget, known)
         for name, pool in known.items():
             mine = {**bounds, **pools.get(name, {})}
             check_keys(f"limit of pool {name!r}:", mine, _BOUNDS)
-            limits = limits_of(Bounds(**_with_configured(mine)), pool.shape, cluster.default_maximum_jobs())
-            self._limits[name] = _within(limits, cluster.hard_limits(name), name)
+            hard, default = cluster.hard_limits(name), cluster.default_maximum_jobs()
+            self._limits[name] = adaptive_limits(Bounds(**mine), pool.shape, hard, default, name)
         self._workers_per_job = next(iter(known.values())).shape.workers
         self.cluster.loop.add_callback(self._begin_installed)
 
@@ -253,7 +265,7 @@ class Adaptive:
             return self.policy
         said: Any = self.target()
         workers = count_of("target()", await said if inspect.isawaitable(said) else said)
-        return standard(_Told(workers), self._scaling.wait_s)
+        return self._standard(_Told(workers))
 
     async def plan_for(self, snapshot: Snapshot, plan: Plan) -> Plan:
         """The plan with the workers of an overridden ``workers_to_close`` instead of its own."""
@@ -328,16 +340,20 @@ def _with_configured(said: Mapping[str, Any]) -> dict[str, Any]:
     return bounds
 
 
-def _within(limits: Limits, hard: Limits, pool: str) -> Limits:
-    """The limits, inside the hard ones of the pool."""
-    if hard.maximum is None:
-        return Limits(max(limits.minimum, hard.minimum), limits.maximum)
-    if limits.minimum > hard.maximum:
+def adaptive_limits(said: Bounds, shape: Shape, hard: Limits, default: int, pool: str) -> Limits:
+    """Between how many jobs a pool moves: what was said, else configured, inside the hard limits of the pool.
+
+    ``default`` (jobs) is the maximum where nobody said one. Raises ``ConfigError`` where that leaves no size.
+    """
+    bounds = Bounds(**_with_configured({key: value for key, value in vars(said).items() if value is not None}))
+    limits = limits_of(bounds, shape, default if hard.maximum is None else hard.maximum)
+    minimum = max(limits.minimum, hard.minimum)
+    if hard.maximum is not None and limits.minimum > hard.maximum:
         raise ConfigError(
             f"minimum of {limits.minimum} jobs is above the maximum of pool {pool!r}, {hard.maximum} jobs"
         )
-    maximum = hard.maximum if limits.maximum is None else min(limits.maximum, hard.maximum)
-    return Limits(max(limits.minimum, hard.minimum), maximum)
+    tops = [top for top in (limits.maximum, hard.maximum) if top is not None]
+    return Limits(minimum, max(minimum, min(tops)) if tops else None)
 
 
 def _forget_earlier_options(cluster: Any) -> None:

@@ -326,7 +326,7 @@ class Budget:
 
     def __init__(self, policy: Policy, worker_hours: float | Mapping[str, float]) -> None:
         for hours in worker_hours.values() if isinstance(worker_hours, Mapping) else [worker_hours]:
-            if not hours >= 0:
+            if isinstance(hours, bool) or not isinstance(hours, int | float) or not hours >= 0:
                 raise ConfigError(f"a budget is a number of worker-hours from 0 on, not {hours!r}")
         self.policy = policy
         self.worker_hours = worker_hours

@@ -1,0 +1,435 @@
+"""A cluster in words: what a configuration file, or the flags of a command, say of one.
+
+    name: analysis
+    maximum: 20
+    pools:
+      base: {backend: local, minimum: 1, maximum: 1}
+      batch: {backend: slurm, threads: 4, memory: 16 GB}
+
+A ``Description`` holds plain values, so that it can be written down and read elsewhere; ``cluster()`` makes it true.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from distributed import Scheduler
+
+from dask_adaptive.cluster import Cluster
+from dask_adaptive.config import (
+    Amount,
+    Bounds,
+    Scaling,
+    check_keys,
+    count_of,
+    limits_of,
+    plain_keys,
+    scaling_of,
+    seconds_of,
+    setting,
+)
+from dask_adaptive.errors import ConfigError, nearest
+from dask_adaptive.marked import At, dotted, read_marked
+from dask_adaptive.options import PoolOptions, backends_of, needed_keys, pool_keys, pool_options, said_of_pool
+from dask_adaptive.policy.classic import TargetDuration
+from dask_adaptive.policy.contracts import Policy
+from dask_adaptive.registry import load_backend, load_policy
+
+__all__ = ["Description", "Head", "described", "flagged", "read"]
+
+_BOUNDS = tuple(each.name for each in fields(Bounds))
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where scheduler and controller of a cluster live that outlives its creator.
+
+    Parameters
+    ----------
+    where:
+        ``here``: in the background of this machine. ``job``: as a job of the resource manager.
+    pool:
+        The pool whose backend starts the head, for ``job``; default: the first one.
+    options:
+        What that job is, as for a pool: ``memory``, ``threads`` and so on. Default: as a job of that pool.
+    dashboard:
+        Whether the scheduler shows Dask's dashboard.
+    """
+
+    where: str = "here"
+    pool: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    dashboard: bool = True
+
+
+@dataclass(frozen=True)
+class Description:
+    """A cluster in plain values, checked. ``Description(**asdict(description))`` is the same again.
+
+    Parameters
+    ----------
+    name:
+        Name of the cluster: letters, digits, ``.``, ``_`` and ``-``.
+    pools:
+        Kinds of jobs: name -> options of each pool and of its backend, with everything that was configured or said for
+        all pools. Options at the top of a file are those of all pools.
+    minimum, maximum, minimum_jobs, maximum_jobs, minimum_cores, maximum_cores, minimum_memory, maximum_memory:
+        Size of each pool while it adapts, in workers, jobs, threads or bytes. A pool's own are harder: whatever is
+        asked for later.
+    policy:
+        When and how many: a name, or ``name`` and arguments of the policy.
+    target_duration:
+        Work that is there should take this long.
+    interval:
+        The longest time between two rounds.
+    wait_count:
+        A smaller size must have been right for so many intervals before anything is given up.
+    budget:
+        Worker-hours that may be spent, in all or by pool; then nothing new is started, and what is there is drained.
+    scheduler:
+        Arguments of Dask's ``Scheduler``, such as ``host``, ``port`` and ``dashboard_address``.
+    security:
+        Encrypted connections: ``true`` makes credentials, else Dask's TLS options.
+    journal:
+        File that every round is written to.
+    idle_timeout:
+        After so long without any work and any client a head ends its cluster; default: never.
+    on_event:
+        What to run or call when something is wrong: a command as a list of words, or ``package.module:function``.
+    head:
+        Where the head lives: ``where`` (``here`` or ``job``), ``pool``, ``options``, ``dashboard``.
+    """
+
+    name: str | None = None
+    pools: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"default": {"backend": "local"}})
+    minimum: Amount = None
+    maximum: Amount = None
+    minimum_jobs: Amount = None
+    maximum_jobs: Amount = None
+    minimum_cores: Amount = None
+    maximum_cores: Amount = None
+    minimum_memory: Amount = None
+    maximum_memory: Amount = None
+    policy: str | Mapping[str, Any] | None = None
+    target_duration: Amount = None
+    interval: Amount = None
+    wait_count: int | None = None
+    budget: float | Mapping[str, float] | None = None
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    security: bool | Mapping[str, Any] | None = None
+    journal: str | None = None
+    idle_timeout: Amount = None
+    on_event: Any = None
+    head: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> Bounds:
+        """The size of each pool while it adapts."""
+        return Bounds(**{key: getattr(self, key) for key in _BOUNDS})
+
+    @property
+    def options(self) -> Mapping[str, PoolOptions]:
+        """The options of each pool."""
+        return pool_options(self.pools, {})
+
+    @property
+    def idle_timeout_s(self) -> float | None:
+        """Seconds without work and clients after which a head ends its cluster; None: never."""
+        return None if self.idle_timeout is None else seconds_of("idle-timeout", self.idle_timeout)
+
+    @property
+    def headed(self) -> Head:
+        """Where the head lives."""
+        return Head(**self.head)
+
+    def adapting(self) -> dict[str, Any]:
+        """The arguments of ``cluster.adapt``."""
+        said = {key: getattr(self, key) for key in (*_BOUNDS, "interval", "wait_count", "target_duration", "budget")}
+        chosen = self.policy if isinstance(self.policy, str | None) else _policy_of(self)
+        return {key: value for key, value in {**said, "policy": chosen}.items() if value is not None}
+
+    def cluster(self, **overrides: Any) -> Cluster:
+        """A running cluster as described, adapting; ``overrides`` are arguments of ``Cluster``."""
+        said = {"name": self.name, "security": self.security, "journal": self.journal, "on_event": self.on_event}
+        given = {key: value for key, value in said.items() if value is not None}
+        cluster = Cluster(**{**given, "pools": self.pools, "scheduler_options": self.scheduler, **overrides})
+        try:
+            cluster.adapt(**self.adapting())
+        except BaseException:
+            cluster.close()
+            raise
+        return cluster
+
+
+# --- from a file, from flags ---------------------------------------------------------------------------------------
+
+
+class _Wrong(Exception):
+    """Something in a document cannot be; ``at`` is where."""
+
+    def __init__(self, at: At, sentence: object) -> None:
+        self.at = at
+        key, said = at[-1].replace("-", "_") if at else "", str(sentence)
+        super().__init__(f"{dotted(at)}{said[len(key) :] if key and said.startswith(f'{key} ') else f': {said}'}")
+
+
+def read(path: str | Path, **flags: Any) -> Description:
+    """The cluster that a YAML file describes; ``flags`` (those that are not None) are keys that win over the file's.
+
+    Raises
+    ------
+    ConfigError
+        With file, line and key: ``site.yaml, line 7: pools.gpu.memry: unknown key; did you mean 'memory'?``
+    """
+    marked = read_marked(path)
+    said = _given(flags)
+    document = {key: value for key, value in marked.value.items() if str(key).replace("-", "_") not in said}
+    try:
+        return _described({**document, **said})
+    except _Wrong as wrong:
+        where = "" if wrong.at and wrong.at[0] in said else f"{marked.where(wrong.at)}: "
+        raise ConfigError(f"{where}{wrong}") from wrong
+
+
+def flagged(**flags: Any) -> Description:
+    """The cluster that the flags of a command describe: keys of a file and options of its only pool.
+
+    ``cores``, the threads of a whole job, may stand for ``threads``, and ``processes`` for ``workers_per_job``. A flag
+    that is None was not given.
+    """
+    try:
+        return _described(_given(flags))
+    except _Wrong as wrong:
+        raise ConfigError(str(wrong)) from wrong
+
+
+def described(document: Mapping[str, Any]) -> Description:
+    """The cluster that a mapping describes, with the keys of a file. Raises ``ConfigError`` that names the key."""
+    try:
+        return _described(document)
+    except _Wrong as wrong:
+        raise ConfigError(str(wrong)) from wrong
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    said = {key: value for key, value in plain_keys(flags).items() if value is not None}
+    if "processes" in said:
+        said["workers_per_job"] = said.pop("processes")
+    if "cores" in said:
+        cores = count_of("cores", said.pop("cores"), least=1)
+        workers = count_of("processes", said.get("workers_per_job", 1), least=1)
+        if cores % workers:
+            raise ConfigError(f"{cores} cores cannot be shared by {workers} workers per job")
+        said["threads"] = cores // workers
+    return said
+
+
+def _described(document: Mapping[str, Any]) -> Description:
+    spelled = {str(key).replace("-", "_"): str(key) for key in document}
+    said, own = plain_keys(document), [each.name for each in fields(Description)]
+    shared = {key: value for key, value in said.items() if key not in own}
+    pools = _pools(said.get("pools"), shared, spelled)
+    values: dict[str, Any] = {**{key: said[key] for key in own if key in said}, "pools": pools}
+    description = Description(**values)
+    for key, check in _CHECKS.items():
+        if said.get(key) is not None:
+            _try(check, description, (spelled[key],))
+    return description
+
+
+def _try(check: Callable[[Any], object], said: Any, at: At) -> None:
+    try:
+        check(said)
+    except ConfigError as error:
+        raise _Wrong(at, error) from error
+
+
+def _unknown(at: At, known: Sequence[str]) -> _Wrong:
+    hint = nearest(at[-1], {key.replace("_", "-") for key in known})
+    return _Wrong(at, f"unknown key; {hint.partition('?')[0]}?" if "?" in hint else f"unknown key; {hint}")
+
+
+# --- pools ---------------------------------------------------------------------------------------------------------
+
+
+def _pools(pools: Any, shared: Mapping[str, Any], spelled: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Every pool with all that was said of it, checked. ``shared`` was said for all, under keys as ``spelled``."""
+    if pools is not None and (not isinstance(pools, Mapping) or not pools):
+        raise _Wrong(("pools",), f"must map the name of each pool to its options, not {pools!r}")
+    found: dict[str, dict[str, Any]] = {}
+    known: set[str] = set()
+    for name, own in ({"default": {}} if pools is None else pools).items():
+        if own is not None and not isinstance(own, Mapping):
+            raise _Wrong(("pools", str(name)), f"must be a mapping of options, not {own!r}")
+        places: dict[str, At] = {key: (word,) for key, word in spelled.items()}
+        places |= {str(key).replace("-", "_"): ("pools", str(name), str(key)) for key in own or ()}
+        around = ("pools", str(name)) if pools is not None else ()
+        keys, found[str(name)] = _pool(own or {}, shared, places, around)
+        known |= keys
+    for key in shared:
+        if key not in known:
+            raise _unknown((spelled[key],), [*known, *(each.name for each in fields(Description))])
+    return found
+
+
+def _pool(
+    own: Mapping[str, Any], shared: Mapping[str, Any], places: Mapping[str, At], around: At
+) -> tuple[set[str], dict[str, Any]]:
+    """The options that a pool may have, and those that it has."""
+    for key in ("profile", "backend"):
+        if key in places:
+            said = plain_keys(own).get(key, shared.get(key))
+            _try(lambda value, key=key: _named(key, value), said, places[key])  # type: ignore[misc]
+    try:
+        said = said_of_pool(own, shared)
+        known = pool_keys(said["backend"])
+    except ConfigError as error:
+        raise _Wrong(places.get("profile", around), error) from error
+    for key in plain_keys(own):
+        if key not in known:
+            raise _unknown(places[key], known)
+    said = {key: value for key, value in said.items() if key in known or key not in shared}
+    _check_pool(said, places, around)
+    return set(known), said
+
+
+def _named(key: str, value: object) -> None:
+    if not isinstance(value, str):
+        raise ConfigError(f"{key} must be a name, not {value!r}")
+    if key == "backend":
+        load_backend(value)
+
+
+def _check_pool(said: Mapping[str, Any], places: Mapping[str, At], around: At) -> None:
+    """Try the whole pool; where it cannot be, the key is to blame with which it stops to be possible."""
+    try:
+        _make_pool(said)
+    except ConfigError as error:
+        needed = ["backend", *needed_keys(said["backend"])]
+        first = [key for key in needed if key in said]
+        rest = [key for key in said if key not in needed]
+        for count in range(len(rest) + 1):
+            keys = [*first, *rest[:count]]
+            _try(lambda _, keys=keys: _make_pool({key: said[key] for key in keys}), None, places.get(keys[-1], around))  # type: ignore[misc]
+        raise _Wrong(around, error) from error
+
+
+def _make_pool(said: Mapping[str, Any]) -> None:
+    backends_of(pool_options({"pool": said}, {}))
+
+
+# --- the rest of the keys ------------------------------------------------------------------------------------------
+
+
+def _policy_of(description: Description) -> Policy:
+    """The policy that is described with arguments, or by its name alone."""
+    chosen = description.policy if description.policy is not None else setting("policy")
+    options = plain_keys({"name": chosen} if isinstance(chosen, str) else chosen)
+    kind = load_policy(options.pop("name"))
+    known = inspect.signature(kind).parameters
+    check_keys("argument of the policy:", options, known)
+    if issubclass(kind, TargetDuration):
+        options.setdefault("target_duration_s", _scaling_of(description).target_duration_s)
+    missing = [key for key, each in known.items() if each.default is each.empty and key not in options]
+    if missing:
+        raise ConfigError(f"policy must say {' and '.join(missing)} as well as its name")
+    try:
+        return kind(**options)  # type: ignore[no-any-return]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+
+
+def _check_policy(description: Description) -> None:
+    chosen = description.policy
+    if isinstance(chosen, Mapping) and not isinstance(chosen.get("name"), str):
+        raise ConfigError("policy must have a name among its keys")
+    if not isinstance(chosen, str | Mapping):
+        raise ConfigError(f"policy must be a name, or a name and arguments, not {chosen!r}")
+    _policy_of(description)
+
+
+def _scaling_of(description: Description) -> Scaling:
+    return scaling_of(description.interval, description.wait_count, description.target_duration)
+
+
+def _check_limit(description: Description) -> None:
+    for options in description.options.values():
+        limits_of(description.limits, options.shape(), None)
+
+
+def _check_budget(description: Description) -> None:
+    budget = description.budget
+    for hours in budget.values() if isinstance(budget, Mapping) else [budget]:
+        if isinstance(hours, bool) or not isinstance(hours, int | float) or not hours >= 0:
+            raise ConfigError(f"budget must be a number of worker-hours, not {hours!r}")
+    if isinstance(budget, Mapping):
+        check_keys("pool in the budget:", budget, description.pools)
+
+
+def _check_scheduler(description: Description) -> None:
+    if not isinstance(description.scheduler, Mapping):
+        raise ConfigError(f"scheduler must be a mapping of options, not {description.scheduler!r}")
+    kinds = [kind.__init__ for kind in Scheduler.__mro__ if "__init__" in vars(kind)]
+    known = {name for kind in kinds for name in inspect.signature(kind).parameters} - {"self", "args", "kwargs"}
+    for key in description.scheduler:
+        if key not in known:
+            raise _unknown(("scheduler", str(key)), sorted(known))
+
+
+def _check_name(description: Description) -> None:
+    if not isinstance(description.name, str) or not _NAME.fullmatch(description.name):
+        raise ConfigError(f"name must be letters, digits, '.', '_' and '-', at most 63, not {description.name!r}")
+
+
+def _check_security(description: Description) -> None:
+    if not isinstance(description.security, bool | Mapping):
+        raise ConfigError(f"security must be true, false, or Dask's TLS options, not {description.security!r}")
+
+
+def _check_journal(description: Description) -> None:
+    if not isinstance(description.journal, str):
+        raise ConfigError(f"journal must be a path, not {description.journal!r}")
+
+
+def _check_head(description: Description) -> None:
+    if not isinstance(description.head, Mapping):
+        raise ConfigError(f"head must be a mapping of options, not {description.head!r}")
+    known = [each.name for each in fields(Head)]
+    for key in description.head:
+        if key not in known:
+            raise _unknown(("head", str(key)), known)
+    head = description.headed
+    if head.where not in ("here", "job"):
+        raise _Wrong(("head", "where"), f"must be here or job, not {head.where!r}")
+    if head.pool is not None and head.pool not in description.pools:
+        raise _Wrong(("head", "pool"), f"there is no pool {head.pool!r}; {nearest(str(head.pool), description.pools)}")
+    if not isinstance(head.dashboard, bool):
+        raise _Wrong(("head", "dashboard"), f"must be true or false, not {head.dashboard!r}")
+    if not isinstance(head.options, Mapping):
+        raise _Wrong(("head", "options"), f"must be a mapping of options, not {head.options!r}")
+    name = head.pool or next(iter(description.pools))
+    options = {**description.pools[name], **plain_keys(head.options)}
+    places = {str(key).replace("-", "_"): ("head", "options", str(key)) for key in head.options}
+    _pool(options, {}, places, ("head", "options"))
+
+
+_CHECKS: Mapping[str, Callable[[Description], object]] = {
+    "name": _check_name,
+    **dict.fromkeys(_BOUNDS, _check_limit),
+    "interval": lambda said: scaling_of(interval=said.interval),
+    "wait_count": lambda said: scaling_of(wait_count=said.wait_count),
+    "target_duration": lambda said: scaling_of(target_duration=said.target_duration),
+    "policy": _check_policy,
+    "budget": _check_budget,
+    "scheduler": _check_scheduler,
+    "security": _check_security,
+    "journal": _check_journal,
+    "idle_timeout": lambda said: seconds_of("idle_timeout", said.idle_timeout, positive=True),
+    "head": _check_head,
+}
