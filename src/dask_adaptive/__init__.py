@@ -25,6 +25,7 @@ from dask_adaptive.errors import (
     Throttled,
     Unavailable,
 )
+from dask_adaptive.head.attach import HeadCluster, connect
 from dask_adaptive.local_cluster import LocalCluster
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "EngineError",
     "Garbled",
     "HTCondorCluster",
+    "HeadCluster",
     "LSFCluster",
     "LocalCluster",
     "NoCapacity",
@@ -50,6 +52,7 @@ __all__ = [
     "Throttled",
     "TorqueCluster",
     "Unavailable",
+    "connect",
 ]
 
 __version__ = "0.1.0"

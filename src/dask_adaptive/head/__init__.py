@@ -1,0 +1,1 @@
+"""Named clusters that live on by themselves: started, listed, reached and ended from anywhere."""
