@@ -22,6 +22,7 @@ from distributed.utils import Log, Logs, silence_logging_cmgr
 from dask_adaptive.account import JobTable, TellingStatus, explanation, first_worker_notice, job_table
 from dask_adaptive.actuator import Actuator
 from dask_adaptive.adaptive import Adaptive
+from dask_adaptive.alerts import Alerts, Troubles, hooks_of, news, troubles_of
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.config import Bounds, check_keys, count_of, limits_of, seconds_of, setting
 from dask_adaptive.controller import Controller, clock
@@ -35,6 +36,7 @@ from dask_adaptive.options import PoolOptions, backends_of, pool_options, timeou
 from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
 from dask_adaptive.security import security_of, worker_files
+from dask_adaptive.show.bulletin import Ledger
 from dask_adaptive.show.widget import make_widget, status_html
 from dask_adaptive.tags import key_of, new_key, tags
 
@@ -67,6 +69,10 @@ class Cluster(DaskCluster):
         File that every round is written to, as JSON lines. Default: ``adaptive.journal`` of Dask's configuration.
     scheduler_options:
         Keyword arguments for ``distributed.Scheduler``.
+    on_event:
+        Whom to tell of broken pools, a budget that is reached and a lost scheduler (``dask_adaptive.alerts``): a
+        function of an ``Event``, ``"module:function"``, a command as a list of words that gets the event as JSON on its
+        standard input, or a list of these. Default: ``adaptive.on-event`` of Dask's configuration.
     silence_logs:
         Level below which the logs of ``distributed`` are not shown while the cluster lives; False: as configured.
     asynchronous, loop, quiet:
@@ -101,6 +107,7 @@ class Cluster(DaskCluster):
         n_workers: int | None = None,
         journal: str | None = None,
         scheduler_options: Mapping[str, Any] | None = None,
+        on_event: Any = None,
         silence_logs: int | Literal[False] = logging.WARNING,
         asynchronous: bool = False,
         loop: Any = None,
@@ -115,6 +122,8 @@ class Cluster(DaskCluster):
         if scheduler is not None and not isinstance(scheduler, str):
             raise ConfigError(f"scheduler must be an address such as 'tcp://10.0.0.1:8786', not {scheduler!r}")
         self._attached = scheduler
+        self._alerts = Alerts(hooks_of(setting("on-event") if on_event is None else on_event), self._hook_failed)
+        self._troubles: Troubles = {}
         self._scheduler_options = dict(scheduler_options or {})
         self.security = security_of(security)
         self._backends = {} if self._brings_workers else backends_of(self._options)
@@ -134,6 +143,7 @@ class Cluster(DaskCluster):
         self._adaptive: Any = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
         self._key = new_key()
+        self._ledger = Ledger(self.name, logs=bool(setting("page-logs"))) if setting("page") else None
         if not asynchronous and not (self._brings_workers and scheduler is None):
             self._begin()
 
@@ -181,7 +191,7 @@ class Cluster(DaskCluster):
         if self.scheduler_comm is None and self._attached is None:
             options = {"host": "127.0.0.1", "port": 0, **self._scheduler_options}
             if options.get("dashboard") is False:  # it serves metrics still, on Dask's usual port if nothing is said
-                options["dashboard_address"] = f"{options['host']}:0"
+                options["dashboard_address"] = f"{options['host'] or '127.0.0.1'}:0"
             self.scheduler = await Scheduler(security=self.security, **options)
         connection = self.security.get_connection_args("client")
         if self.scheduler_comm is None:
@@ -251,9 +261,24 @@ class Cluster(DaskCluster):
         elif 0 < self._notice_s <= record.at_s - self._waiting_s:
             self._log(first_worker_notice(record, record.at_s - self._waiting_s))
             self._waiting_s = float("inf")
+        troubles = troubles_of(record, lost=bool(self._running.lost_s))
+        self._alerts.tell(news(self._troubles, troubles, self.name, record.at_s))
+        self._troubles = troubles
         for event in record.events:
             at = datetime.datetime.fromtimestamp(record.at_s)  # noqa: DTZ006  local time, as Dask's own entries
             self._cluster_manager_logs.append((at, event))
+        if self._ledger is not None and self.engine is not None:
+            self._ledger.take(record)
+            self.engine.publish(self._bulletin)
+
+    def _bulletin(self) -> dict[str, Any]:
+        errors = self._jobs.errors if self._jobs is not None else {}
+        return self._ledger.bulletin(errors) if self._ledger is not None else {}
+
+    def _hook_failed(self, sentence: str) -> None:
+        logging.getLogger(__name__).warning(sentence)
+        if self.controller is not None:
+            self.loop.add_callback(self.controller.say, sentence)  # from the hook's thread
 
     @property
     def _running(self) -> Controller:
@@ -513,6 +538,7 @@ class Cluster(DaskCluster):
             await self.scheduler_comm.close_rpc()
         if self.scheduler is not None:
             await self.scheduler.close()
+        await asyncio.to_thread(self._alerts.close)
         if self._journal is not None:
             self._journal.close()
         self._until_closed.close()

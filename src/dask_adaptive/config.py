@@ -53,6 +53,9 @@ DEFAULTS: Mapping[str, Any] = {
     "end-timeout": "15s",
     "unknown-timeout": "120s",
     "first-worker-notice": "10s",
+    "on-event": None,
+    "page": True,
+    "page-logs": False,
 }
 """Our own configuration, under ``adaptive`` in Dask's configuration (``DASK_ADAPTIVE__POLICY`` in the environment)."""
 

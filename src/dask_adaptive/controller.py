@@ -29,6 +29,7 @@ from dask_adaptive.model import Load, Past, Plan, Record, Snapshot, Target, View
 from dask_adaptive.plan import checked, make_plan, view_of
 from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.upkeep import overdue
+from dask_adaptive.walltime import ending, outlasting
 from dask_adaptive.waiting import within
 
 __all__ = ["Advisor", "Controller", "clock"]
@@ -114,8 +115,12 @@ class Controller:
         """Decide by another policy from the next round on, which comes at once."""
         self.policy, self.past = policy, FRESH
         self.interval_s = self.interval_s if interval_s is None else interval_s
-        self._events.append(why)
-        self.wake(why)
+        self.say(why)
+
+    def say(self, sentence: str) -> None:
+        """Have this among the events of the next round, which comes at once."""
+        self._events.append(sentence)
+        self.wake(sentence)
 
     def wake(self, why: str) -> None:
         """Ask for a round now."""
@@ -198,9 +203,9 @@ class Controller:
         self.proposal = plan = make_plan(snapshot, target, self.view)
         if self.advisor is not None:
             plan = await self.advisor.plan_for(snapshot, plan)
-        late, known = overdue(snapshot), {retire.job for retire in plan.retires}
-        retires = (retire for retire in late.retires if retire.job not in known)
-        return replace(plan, retires=(*plan.retires, *retires), cancels=plan.cancels + late.cancels)
+        late = overdue(snapshot)
+        retires = {retire.job: retire for retire in (*ending(snapshot), *late.retires, *plan.retires)}
+        return replace(plan, retires=tuple(retires.values()), cancels=plan.cancels + late.cancels)
 
     async def _look(self) -> str:
         """Take the load in; why that was not possible, else an empty text."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from distributed import Scheduler
 
+from dask_adaptive.alerts import hooks_of
 from dask_adaptive.cluster import Cluster
 from dask_adaptive.config import (
     Amount,
@@ -430,6 +431,7 @@ _CHECKS: Mapping[str, Callable[[Description], object]] = {
     "scheduler": _check_scheduler,
     "security": _check_security,
     "journal": _check_journal,
+    "on_event": lambda said: hooks_of(said.on_event),
     "idle_timeout": lambda said: seconds_of("idle_timeout", said.idle_timeout, positive=True),
     "head": _check_head,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -89,6 +90,8 @@ class Jobs:
         The time in seconds.
     startups:
         Start-up latencies learned earlier, by pool.
+
+    ``errors`` counts the calls to the manager that failed, by pool and call (submit, list, cancel).
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class Jobs:
         self._reluctant: dict[str, float] = {}
         self._operations = Operations()
         self._events: list[str] = []
+        self.errors: dict[str, Counter[str]] = {name: Counter() for name in self.setups}
 
     # --- looking ---
 
@@ -164,6 +168,7 @@ class Jobs:
             strays=sum(self._pool_named(job.name, lane) == name for job in lane.extra.values()),
             submitting=name in self._submitting,
             timeouts=setup.timeouts,
+            failures=len(health.failed),
         )
 
     def _register(self, load: Load, now_s: float) -> None:
@@ -197,8 +202,8 @@ class Jobs:
         startup = self._startups[life.pool]
         queue_s = max(0.0, life.running_s - life.submitted_s) if life.submitted_s else 0.0
         start_s = max(0.0, life.ready_s - life.running_s)
-        self._startups[life.pool] = Startup(
-            queue_s=(*startup.queue_s, queue_s)[-SAMPLES:], start_s=(*startup.start_s, start_s)[-SAMPLES:]
+        self._startups[life.pool] = replace(
+            startup, queue_s=(*startup.queue_s, queue_s)[-SAMPLES:], start_s=(*startup.start_s, start_s)[-SAMPLES:]
         )
 
     def _failed(self, life: Life, now_s: float) -> None:
@@ -264,6 +269,7 @@ class Jobs:
             if len(outcome) < batch.count:
                 self._refuse(batch, mine[len(outcome) :], "the manager took only a part of the batch", None, now_s)
             return
+        self.errors[batch.pool]["submit"] += 1
         reason = f"submit of {batch.count} to pool {batch.pool} failed: {outcome}"
         self._events.append(reason)
         if isinstance(outcome, Ambiguous | Garbled) or not isinstance(outcome, BackendError | EngineError):
@@ -307,6 +313,9 @@ class Jobs:
                 self._events.append(f"job {name} stays: {refusal}")
                 self._put(lives.kept(life, refusal, now_s), now_s)
             else:
+                startup = self._startups[life.pool]
+                took_s = (*startup.drain_s, now_s - life.since_s)[-SAMPLES:]
+                self._startups[life.pool] = replace(startup, drain_s=took_s)
                 self._put(lives.drained(life, now_s + self.setups[life.pool].timeouts.end_s, now_s), now_s)
 
     def _cancel(self, cancels: Sequence[Cancel], now_s: float) -> None:
@@ -325,7 +334,12 @@ class Jobs:
     def _told(self, lane: _Lane, count: int, outcome: object, now_s: float) -> None:  # noqa: ARG002
         lane.cancelling, lane.due = False, True
         if isinstance(outcome, BaseException):
+            self._missed(lane, "cancel")
             self._events.append(f"cancel of {count} failed, will be tried again: {outcome}")
+
+    def _missed(self, lane: _Lane, call: str) -> None:
+        for name, setup in self.setups.items():
+            self.errors[name][call] += setup.backend is lane.backend
 
     def _of(self, lane: _Lane) -> Iterator[Life]:
         return (life for life in self._lives.values() if self.setups[life.pool].backend is lane.backend)
@@ -342,6 +356,7 @@ class Jobs:
     def _listed(self, lane: _Lane, asked_s: float, outcome: Sequence[Job] | BaseException, now_s: float) -> None:
         lane.listing = False
         if isinstance(outcome, BaseException):
+            self._missed(lane, "list")
             if not lane.stale:
                 self._events.append(f"{lane.backend.name}: job list could not be read: {outcome}")
             lane.stale = f"job list could not be read: {outcome}"

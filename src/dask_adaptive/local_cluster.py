@@ -29,7 +29,7 @@ class LocalCluster(Cluster):
         dashboard.
     resources, gpus, preload, environment, workers_per_job, local_directory, worker_arguments, death_timeout:
         As of ``PoolOptions``.
-    name, security, journal, silence_logs, asynchronous, loop, quiet:
+    name, security, journal, on_event, silence_logs, asynchronous, loop, quiet:
         As of ``Cluster``.
 
     Raises
@@ -81,7 +81,7 @@ class LocalCluster(Cluster):
 _LOCAL_OPTIONS = (
     *("backend", "scheduler_options", "name", "security", "journal", "asynchronous", "loop", "quiet", "silence_logs"),
     *("resources", "gpus", "preload", "environment", "workers_per_job", "local_directory", "worker_arguments"),
-    *("death_timeout", "maximum", "minimum"),
+    *("death_timeout", "maximum", "minimum", "profile", "on_event"),
     *("n_workers", "threads_per_worker", "memory_limit", "scheduler_port", "host", "dashboard_address"),
 )
 

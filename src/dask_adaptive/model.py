@@ -105,12 +105,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """A named kind of job in one cluster. ``price`` is what one second of one worker costs, in any unit."""
+    """A named kind of job in one cluster.
+
+    ``price`` is what one second of one worker costs, in any unit; ``walltime_s`` after how long the manager ends a job
+    (0: never).
+    """
 
     name: str
     shape: Shape = field(default_factory=Shape)
     limits: Limits = field(default_factory=Limits)
     price: float = 1.0
+    walltime_s: float = 0.0
 
 
 # --- jobs as a resource manager knows them ---------------------------------------------------------------------
@@ -130,7 +135,8 @@ class Job:
     """One job as the resource manager lists it.
 
     ``name`` is ours (``<tag>.<i>``), ``id`` the manager's. ``reason`` is the manager's own sentence ("Resources",
-    "held by user"). ``exit_code`` is None while it lives or where the manager does not tell.
+    "held by user"). ``exit_code`` is None while it lives or where the manager does not tell; ``left_s``
+    is how much of its walltime is left, where it tells.
     """
 
     id: JobId
@@ -138,6 +144,7 @@ class Job:
     state: JobState
     reason: str = ""
     exit_code: int | None = None
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +263,7 @@ class Life:
     of its workers that are registered with the scheduler now; ``served`` whether all of them ever were; ``told``
     whether we told it to end. ``missing_s`` is since when complete lists of the manager do not show it. ``deadline_s``
     is when an unknown submit is given up or an ending job is told again. ``lost_s`` is since when a part of its
-    workers, or all of them, are no longer registered.
+    workers, or all of them, are no longer registered. ``ends_s`` is when the manager said it will end it.
     """
 
     name: str
@@ -276,25 +283,40 @@ class Life:
     missing_s: float = 0.0
     deadline_s: float = 0.0
     lost_s: float = 0.0
+    ends_s: float = 0.0
     exit_code: int | None = None
     log_tail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Startup:
-    """Learned start-up latencies of a pool, newest last, at most 32 of each.
+    """Learned latencies of a pool, newest last, at most 32 of each.
 
-    ``queue_s``: from submit until the manager says running; ``start_s``: from running until all workers registered.
+    ``queue_s``: from submit until the manager says running; ``start_s``: from running until all workers registered;
+    ``drain_s``: from the beginning of a drain until its workers were closed.
     """
 
     queue_s: tuple[float, ...] = ()
     start_s: tuple[float, ...] = ()
+    drain_s: tuple[float, ...] = ()
 
     def quantile_s(self, q: float, default_s: float = 1.0) -> float:
         """The ``q`` quantile of the whole start-up (queue and start), in seconds; ``default_s`` while unknown."""
         if not self.start_s:
             return default_s
-        return _quantile(self.queue_s, q) + _quantile(self.start_s, q)
+        return self.queued_s(q) + _quantile(self.start_s, q)
+
+    def queued_s(self, q: float) -> float:
+        """The ``q`` quantile of the time in the queue, which nobody pays, in seconds; 0 while unknown."""
+        return _quantile(self.queue_s, q)
+
+    def billed_s(self, q: float, default_s: float = 1.0) -> float:
+        """The ``q`` quantile of the start after that, in seconds; ``default_s`` while unknown."""
+        return _quantile(self.start_s, q) if self.start_s else default_s
+
+    def drained_s(self, q: float) -> float:
+        """The ``q`` quantile of the drains, in seconds; 0 while unknown."""
+        return _quantile(self.drain_s, q)
 
 
 def _quantile(values: Sequence[float], q: float) -> float:
@@ -418,7 +440,8 @@ class PoolState:
     """A pool at one moment: what it is, what was learned, and what is wrong with it.
 
     ``broken`` is the reason why it takes no jobs until ``retry_s``; ``stale`` the reason why its job list cannot be
-    trusted now; ``strays`` counts listed jobs of ours that we have no life for (they count against the limits).
+    trusted now; ``strays`` counts listed jobs of ours that we have no life for (they count against the limits);
+    ``failures`` counts batches that failed since a job of it served.
     """
 
     pool: Pool
@@ -429,6 +452,7 @@ class PoolState:
     strays: int = 0
     submitting: bool = False
     timeouts: Timeouts = field(default_factory=Timeouts)
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -501,13 +525,15 @@ class Target:
 
     ``pools`` names every pool. ``look_again_s``: seconds after which the answer may change although nothing happens
     (None: only when something does). ``declined``: what was considered and not done, a sentence each.
-    ``impossible``: work that no pool could ever run, a sentence each.
+    ``impossible``: work that no pool could ever run, a sentence each. ``spent``: by pool, or ``""`` for all together,
+    the budgets that are used up, with their numbers.
     """
 
     pools: Mapping[str, Want]
     look_again_s: float | None = None
     declined: tuple[str, ...] = ()
     impossible: tuple[str, ...] = ()
+    spent: Mapping[str, str] = field(default_factory=dict)
 
 
 # --- what a round does -----------------------------------------------------------------------------------------

@@ -196,7 +196,8 @@ class Largest:
         looks = [target.look_again_s for target in targets if target.look_again_s is not None]
         declined = tuple(dict.fromkeys(sentence for target in targets for sentence in target.declined))
         impossible = tuple(dict.fromkeys(sentence for target in targets for sentence in target.impossible))
-        target = Target(wants, min(looks, default=None), declined, impossible)
+        spent = {whose: words for target in targets for whose, words in target.spent.items()}
+        target = Target(wants, min(looks, default=None), declined, impossible, spent)
         return target, {"inner": [inner for _, inner in answers]}
 
 
@@ -340,21 +341,27 @@ class Budget:
         spent_s = {name: before.get(name, 0.0) + elapsed_s * workers for name, workers in rate.items()}
         wants = dict(target.pools)
         looks = [] if target.look_again_s is None else [target.look_again_s]
-        for names, hours in self._shares(list(wants)):
+        over = {}
+        for whose, names, hours in self._shares(list(wants)):
             spent = sum(spent_s.get(name, 0.0) for name in names)
             workers = sum(rate.get(name, 0) for name in names)
             left_s = hours * 3600 - spent
+            words = f"{number(spent / 3600)} of {number(hours)} worker-hours spent"
             for name in names:
-                wants[name] = _within(wants[name], spent / 3600, hours, over=left_s <= 0)
+                wants[name] = _within(wants[name], words, over=left_s <= 0)
+            if left_s <= 0:
+                over[whose] = words
             if left_s > 0 and workers and math.isfinite(left_s):
                 looks.append(max(_ROUNDING_S, left_s / workers))
         remembered = {"inner": inner, "at_s": max(view.now_s, past.get("at_s", view.now_s)), "spent_s": spent_s}
-        return replace(target, pools=wants, look_again_s=min(looks, default=None)), remembered
+        target = replace(target, pools=wants, look_again_s=min(looks, default=None), spent={**target.spent, **over})
+        return target, remembered
 
-    def _shares(self, names: Sequence[str]) -> list[tuple[list[str], float]]:
+    def _shares(self, names: Sequence[str]) -> list[tuple[str, list[str], float]]:
+        """Budgets: the pool each is for ("" for all together), the names that share it, and its worker-hours."""
         if isinstance(self.worker_hours, Mapping):
-            return [([name], hours) for name, hours in self.worker_hours.items() if name in names]
-        return [(list(names), self.worker_hours)]
+            return [(name, [name], hours) for name, hours in self.worker_hours.items() if name in names]
+        return [("", list(names), self.worker_hours)]
 
 
 def _billed(pool: PoolView) -> int:
@@ -362,10 +369,8 @@ def _billed(pool: PoolView) -> int:
     return sum(pool.phases.get(phase, 0) for phase in _BILLED) * pool.pool.shape.workers
 
 
-def _within(want: Want, spent: float, hours: float, *, over: bool) -> Want:
-    words = f"{want.reason}; {number(spent)} of {number(hours)} worker-hours spent"
-    return (
-        Want(0, f"{words}: nothing new, and what is there is drained", firm=True)
-        if over
-        else replace(want, reason=words)
-    )
+def _within(want: Want, words: str, *, over: bool) -> Want:
+    reason = f"{want.reason}; {words}"
+    if over:
+        return Want(0, f"{reason}: nothing new, and what is there is drained", firm=True)
+    return replace(want, reason=reason)
