@@ -29,6 +29,7 @@ from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.combine import Budget, standard
 from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.registry import load_policy
+from dask_adaptive.show.bulletin import Ledger
 from dask_adaptive.specified import runs_here
 from dask_adaptive.takeover import Takeover, check_scalable, foreign_shape
 
@@ -123,6 +124,8 @@ class Adaptive:
         self._workers_per_job = 1
         self._trouble = ""
         self._takeover: Takeover | None = None
+        name = str(getattr(cluster, "name", "") or type(cluster).__name__)
+        self._ledger = Ledger(name, logs=bool(setting("page-logs"))) if setting("page") else None
         if hasattr(cluster, "controller"):
             self._install(bounds, pools or {})
         elif pools:
@@ -221,6 +224,9 @@ class Adaptive:
         if record.error and record.error != self._trouble:
             logger.warning("adapt: %s", record.error)
         self._trouble = record.error
+        if self._ledger is not None and self._takeover is not None:
+            self._ledger.take(record)
+            self._takeover.publish(self._ledger.bulletin)
 
     # --- what a subclass may override ---
 

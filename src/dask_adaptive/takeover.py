@@ -158,6 +158,11 @@ class Takeover:
             logger.warning("adapt: %s; adaptive scaling ends. For a floor use adapt(minimum=n)", why)
             self._owner.stop()
 
+    def publish(self, bulletin: Callable[[], Mapping[str, Any]]) -> None:
+        """Show it on the dashboard of the scheduler; see ``DaskEngine.publish``."""
+        if self._engine is not None:
+            self._engine.publish(bulletin)
+
     def limit(self, limits: Limits) -> None:
         """From now on these limits, in jobs."""
         self._limits = limits

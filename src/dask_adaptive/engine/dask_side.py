@@ -28,6 +28,7 @@ from dask_adaptive.waiting import within
 __all__ = ["DaskEngine", "Holding"]
 
 FIRST_CONTACT_S = 30.0
+PUBLISH_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -56,19 +57,19 @@ class Holding:
 class _Parcel:
     """Pickles to a call of the builtin ``eval``: the scheduler needs neither our package nor our version of Python."""
 
-    BUILD = "[space := {'__name__': 'adaptive_plugin'}, exec(code, space), space['Inside'](**config)][-1]"
+    BUILD = "[space := {'__name__': 'adaptive_plugin'}, exec(code, space), space[kind](**config)][-1]"
 
-    def __init__(self, config: Mapping[str, Any]) -> None:
-        source = resources.files("dask_adaptive.engine").joinpath("plugin.py").read_text(encoding="utf-8")
-        self.arguments = {"code": source, "config": dict(config)}
+    def __init__(self, config: Mapping[str, Any], file: str, kind: str) -> None:
+        source = resources.files("dask_adaptive.engine").joinpath(file).read_text(encoding="utf-8")
+        self.arguments = {"code": source, "kind": kind, "config": dict(config)}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return eval, (self.BUILD, self.arguments)
 
 
-def parcel(config: Mapping[str, Any]) -> bytes:
-    """The plug-in, ready to be sent to a scheduler."""
-    return pickle.dumps(_Parcel(config), protocol=4)
+def parcel(config: Mapping[str, Any], file: str = "plugin.py", kind: str = "Inside") -> bytes:
+    """A plug-in, ready to be sent to a scheduler: the class ``kind`` of a file of this folder."""
+    return pickle.dumps(_Parcel(config, file, kind), protocol=4)
 
 
 class DaskEngine:
@@ -148,6 +149,9 @@ class DaskEngine:
         self._attaching = asyncio.Lock()
         self._listening: asyncio.Task[None] | None = None
         self._streaming = asyncio.Event()
+        self._bulletin: Callable[[], Mapping[str, Any]] | None = None
+        self._publishing: asyncio.Task[None] | None = None
+        self._published = False
         self._closed = False
 
     # --- Engine ---
@@ -215,6 +219,16 @@ class DaskEngine:
         rows = await self._ask("holders", jobs=jobs, keys=keys)
         return tuple(Holding(job, client, tuple(first), count, nbytes) for job, client, first, count, nbytes in rows)
 
+    def publish(self, bulletin: Callable[[], Mapping[str, Any]]) -> None:
+        """Show on the scheduler's dashboard, and in its metrics, what ``bulletin`` says when it is asked.
+
+        It is asked at most once a second, and the last one given always is. Never waits and never raises: a scheduler
+        that cannot be told is told the next time.
+        """
+        self._bulletin = bulletin
+        if not self._closed and (self._publishing is None or self._publishing.done()):
+            self._publishing = asyncio.ensure_future(self._keep_publishing())
+
     async def identity(self) -> dict[str, Any]:
         """What the scheduler says about itself and its workers, as Dask's clusters keep it in ``scheduler_info``."""
         found: dict[str, Any] = await self._call("identity", self._timeout_s)
@@ -229,7 +243,13 @@ class DaskEngine:
             self._listening.cancel()
             with suppress(asyncio.CancelledError):
                 await self._listening
+        if self._publishing is not None:
+            self._publishing.cancel()
+            await asyncio.wait([self._publishing])
         if self._rpc is not None:
+            if self._published:
+                with suppress(EngineError):
+                    await self._call(f"{self._page}-detach", min(self._timeout_s, 5.0), token=self._config["token"])
             if self._attached:
                 with suppress(EngineError):
                     await self._call(f"{self.name}-detach", min(self._timeout_s, 5.0), token=self._config["token"])
@@ -320,6 +340,36 @@ class DaskEngine:
     def _tell(self, word: str) -> None:
         if self._wake is not None and not self._closed:
             self._wake(word)
+
+    # --- the page ---
+
+    @property
+    def _page(self) -> str:
+        return f"{self.name}-page"
+
+    async def _keep_publishing(self) -> None:
+        while self._bulletin is not None and not self._closed:
+            bulletin, self._bulletin = self._bulletin, None
+            try:
+                await self._publish(bulletin())
+            except EngineError as error:
+                logger.debug("Nothing published: %s", error)
+            except Exception:  # what cannot be shown must not end the showing
+                logger.exception("A bulletin could not be published")
+            await asyncio.sleep(PUBLISH_S)
+
+    async def _publish(self, bulletin: Mapping[str, Any]) -> None:
+        """Tell the plug-in of the page; put it into the scheduler first where it is not there, or no longer."""
+        token = self._config["token"]
+        for _ in range(2):
+            if not self._published:
+                page = parcel({"name": self._page, "token": token}, "page.py", "Page")
+                self._published = True  # from here on there is something to be taken out again
+                call = {"plugin": page, "name": self._page, "idempotent": False}
+                await self._call("register_scheduler_plugin", self._timeout_s, **call)
+            if await self._call(f"{self._page}-publish", self._timeout_s, token=token, bulletin=bulletin) is not None:
+                return
+            self._published = False
 
     # --- pushes ---
 

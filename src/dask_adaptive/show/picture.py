@@ -17,7 +17,7 @@ from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Phase
 from dask_adaptive.show.timeline import Decision, Timeline
 
-__all__ = ["BANDS", "matplotlib", "picture"]
+__all__ = ["BANDS", "WORK", "matplotlib", "picture"]
 
 BANDS: tuple[tuple[str, str, tuple[Phase, ...]], ...] = (
     ("ready", "#009E73", (Phase.READY,)),
@@ -28,7 +28,9 @@ BANDS: tuple[tuple[str, str, tuple[Phase, ...]], ...] = (
 )
 """Phases that are shown as one, from the bottom up: word and colour."""
 
-_WORK = (("running", "#0072B2"), ("ready", "#56B4E9"), ("waiting", "#D4E6F1"))
+WORK = (("running", "#0072B2"), ("ready", "#56B4E9"), ("waiting", "#D4E6F1"))
+"""Tasks, from the bottom up: word (a field of ``Work``) and colour."""
+
 _INK, _FAINT, _FAULT = "#222222", "#8A8A8A", "#D55E00"
 _WIDTH_IN = 11
 _KEY = 12  # more numbers than that cannot be told apart at this width
@@ -106,7 +108,7 @@ def _draw_jobs(axes: Any, timeline: Timeline) -> None:
 
 
 def _draw_work(axes: Any, timeline: Timeline) -> None:
-    bands = [(name, colour, [getattr(work, name) for work in timeline.work]) for name, colour in _WORK]
+    bands = [(name, colour, [getattr(work, name) for work in timeline.work]) for name, colour in WORK]
     top = _stack(axes, timeline, [band for band in bands if any(band[2])])
     axes.set_ylim(0, max(top, 1) * 1.1)
     axes.set_xlim(0, max(timeline.at_s[-1], 1e-3))

@@ -12,7 +12,17 @@ from itertools import pairwise
 
 from dask_adaptive.model import ALIVE, EXPECTED, Cancel, Phase, Record, Retire, Snapshot
 
-__all__ = ["Decision", "Timeline", "Totals", "Work", "decisions_of", "jobs_by_phase", "timeline_of", "work_of"]
+__all__ = [
+    "Decision",
+    "Timeline",
+    "Totals",
+    "Work",
+    "decisions_of",
+    "jobs_by_phase",
+    "timeline_of",
+    "work_of",
+    "workers_of",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +109,7 @@ def timeline_of(records: Sequence[Record]) -> Timeline:
     at_s = tuple(record.at_s - started_s for record in records)
     counts = [jobs_by_phase(record.snapshot) for record in records]
     seen = [phase for phase in Phase if any(count[phase] for count in counts)]
-    workers = tuple(_workers(record.snapshot) for record in records)
+    workers = tuple(sum(workers_of(record.snapshot).values()) for record in records)
     limits = [_limits(record.snapshot) for record in records]
     return Timeline(
         started_s=started_s,
@@ -162,10 +172,11 @@ def _size(snapshot: Snapshot, pool: str) -> int:
     return sum(life.pool == pool and life.phase in EXPECTED for life in snapshot.lives.values())
 
 
-def _workers(snapshot: Snapshot) -> int:
-    """Workers inside jobs that run; a queued job takes nothing from anybody."""
+def workers_of(snapshot: Snapshot) -> dict[str, int]:
+    """Workers inside jobs that run, by pool; a queued job takes nothing from anybody."""
     running = (life for life in snapshot.lives.values() if life.running_s > 0 and life.phase in ALIVE)
-    return sum(snapshot.pools[life.pool].pool.shape.workers for life in running if life.pool in snapshot.pools)
+    jobs = Counter(life.pool for life in running if life.pool in snapshot.pools)
+    return {pool: count * snapshot.pools[pool].pool.shape.workers for pool, count in jobs.items()}
 
 
 def _limits(snapshot: Snapshot) -> tuple[int, int | None]:
