@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_adaptive.model import ALIVE, Phase, PoolState, Record, Want
+from dask_adaptive.walltime import outlasting
 
 __all__ = ["JobRow", "JobTable", "TellingStatus", "explanation", "first_worker_notice", "job_table"]
 
@@ -113,6 +114,7 @@ def explanation(record: Record | None, holders: Sequence[str] = ()) -> str:
         lines.append(f"  {_would_grow(state, want or Want(alive, ''))}")
     lines += [f"Not done: {sentence}" for sentence in record.target.declined]
     lines += [f"Impossible: {sentence}" for sentence in record.target.impossible]
+    lines += [f"Too long: {sentence}" for sentence in outlasting(record.snapshot).values()]
     lines += [f"Error: {record.error}"] if record.error else []
     lines += [f"Holds data: {sentence}" for sentence in holders]
     return "\n".join(lines)

@@ -29,8 +29,8 @@ from dask_adaptive.model import Load, Past, Plan, Record, Snapshot, Target, View
 from dask_adaptive.plan import checked, make_plan, view_of
 from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.upkeep import overdue
-from dask_adaptive.walltime import ending, outlasting
 from dask_adaptive.waiting import within
+from dask_adaptive.walltime import ending, outlasting
 
 __all__ = ["Advisor", "Controller", "clock"]
 
@@ -105,6 +105,7 @@ class Controller:
         self._load = Load(0.0)
         self._number = 0
         self._events: list[str] = []
+        self._outlasting: frozenset[str] = frozenset()
         self._woken: list[str] = []
         self._bell: asyncio.Event | None = None
         self._task: asyncio.Task[None] | None = None
@@ -175,6 +176,9 @@ class Controller:
         now_s = self._now()
         observed = self.actuator.observe(None if error else self._load, now_s)
         snapshot = self._snapshot(observed, now_s)
+        too_long = outlasting(snapshot)
+        self._events += [sentence for prefix, sentence in too_long.items() if prefix not in self._outlasting]
+        self._outlasting = frozenset(too_long)
         view, past = view_of(snapshot), self.past
         self.view = view
         target, plan = _unchanged(view, error), Plan()

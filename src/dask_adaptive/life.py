@@ -106,7 +106,7 @@ def registered(life: Life, present: int, workers: int, now_s: float) -> Life:
 
 def listed(life: Life, job: Job, now_s: float, deadline_s: float = 0.0) -> Life:
     """The manager shows the job. ``deadline_s``: when an ending job is told to end again."""
-    life = _seen(life, job)
+    life = _seen(life, job, now_s)
     if job.state is JobState.ENDED:
         return _ended(life, job, now_s)
     if job.state is JobState.ENDING:
@@ -118,10 +118,12 @@ def listed(life: Life, job: Job, now_s: float, deadline_s: float = 0.0) -> Life:
     return _running(life, job, now_s)
 
 
-def _seen(life: Life, job: Job) -> Life:
+def _seen(life: Life, job: Job, now_s: float) -> Life:
     news: dict[str, Any] = {"listed": True, "missing_s": 0.0, "id": job.id}
     if job.exit_code is not None:
         news["exit_code"] = job.exit_code
+    if job.left_s is not None and not life.ends_s and job.state is JobState.RUNNING:
+        news["ends_s"] = now_s + job.left_s
     return replace(life, **news) if any(getattr(life, k) != v for k, v in news.items()) else life
 
 
@@ -135,9 +137,8 @@ def _queued(life: Life, job: Job, now_s: float) -> Life:
         return _back(life, now_s)
     requeued = life.phase in (T, R, *_OVER) and life.present == 0
     if life.phase in (W, S, U) or requeued:
-        return _move(
-            life, Q, now_s, reason=job.reason, running_s=0.0, ready_s=0.0, submitted_s=life.submitted_s or now_s
-        )
+        fresh = {"running_s": 0.0, "ready_s": 0.0, "ends_s": 0.0, "submitted_s": life.submitted_s or now_s}
+        return _move(life, Q, now_s, reason=job.reason, **fresh)
     return _reasoned(life, job.reason) if life.phase is Q else life
 
 

@@ -118,7 +118,7 @@ class PoolOptions(RequestOptions):
         limits = Limits()
         if self.minimum is not None or self.maximum is not None:
             limits = limits_of(Bounds(minimum=self.minimum, maximum=self.maximum), self.shape(), None)
-        return Pool(name, self.shape(), limits, _amount("price", self.price))
+        return Pool(name, self.shape(), limits, _amount("price", self.price), self.request().walltime_s)
 
     def spec(self, scheduler: str, tls: Mapping[str, str], dask_config: str) -> Spec:
         """What its jobs run, for this scheduler."""

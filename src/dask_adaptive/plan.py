@@ -7,6 +7,7 @@ The rules, in this order:
 3. Nothing is submitted to a pool that is broken, or while a submit for it is in flight.
 4. Given up are whole jobs that serve nothing now, at most the surplus. A busy job stays, unless the target is firm
    (somebody said so); then it is drained: it finishes what it runs.
+5. A job whose walltime is nearly over counts for nothing any more: it is replaced while it still serves.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from dask_adaptive.model import (
     Want,
 )
 from dask_adaptive.policy.victims import victims
+from dask_adaptive.walltime import leaving
 
 __all__ = ["checked", "make_plan", "view_of"]
 
@@ -88,7 +90,8 @@ def make_plan(snapshot: Snapshot, target: Target, view: View | None = None) -> P
     for name, state in snapshot.pools.items():
         want = target.pools[name]
         phases = counts.get(name, {})
-        expected = sum(phases.get(phase, 0) for phase in EXPECTED)
+        going = leaving(snapshot, name)
+        expected = sum(phases.get(phase, 0) for phase in EXPECTED) - len(going)
         maximum = state.pool.limits.maximum
         jobs = want.jobs if maximum is None else min(want.jobs, maximum)
         if state.stale:
@@ -102,7 +105,7 @@ def make_plan(snapshot: Snapshot, target: Target, view: View | None = None) -> P
             if why:
                 held[name] = why
         elif jobs < expected:
-            missed = _give_up(snapshot, name, expected - jobs, want, retires, cancels)
+            missed = _give_up(snapshot, name, expected - jobs, want, going, retires, cancels)
             if missed:
                 held[name] = f"{missed} more than wanted: busy, or not to be given up now"
     return Plan(tuple(submits), tuple(retires), tuple(cancels), held)
@@ -152,11 +155,17 @@ def _room(state: PoolState, missing: int, alive: int, at_s: float) -> tuple[int,
 
 
 def _give_up(
-    snapshot: Snapshot, pool: str, surplus: int, want: Want, retires: list[Retire], cancels: list[Cancel]
+    snapshot: Snapshot,
+    pool: str,
+    surplus: int,
+    want: Want,
+    going: frozenset[str],
+    retires: list[Retire],
+    cancels: list[Cancel],
 ) -> int:
-    """Plan to give up at most ``surplus`` jobs; return how many could not be."""
+    """Plan to give up at most ``surplus`` jobs, none of those ``going`` anyway; return how many could not be."""
     idle: dict[str, IdleJob] = {job.name: job for job in snapshot.load.idle}
-    own = [life for life in snapshot.lives.values() if life.pool == pool]
+    own = [life for life in snapshot.lives.values() if life.pool == pool and life.name not in going]
     chosen = victims(own, idle, snapshot.load.members, surplus, busy=want.firm)
     for life in chosen:
         if life.phase is Phase.READY:
