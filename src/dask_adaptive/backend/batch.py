@@ -1,0 +1,401 @@
+"""Jobs of a batch system: one engine for all of them, which asks a dialect what to say and a runner to say it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dask_adaptive.backend.command import worker_config
+from dask_adaptive.backend.dialect import Answer, Call, Dialect
+from dask_adaptive.backend.runner import Here, Runner
+from dask_adaptive.backend.script import environment_file, job_script
+from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
+from dask_adaptive.model import Batch, Job, JobId, JobState, Spec
+
+__all__ = ["BatchSystem"]
+
+PRIVATE = "PRIVATE"
+"""Stands in a shown job script for the private folder, which is made when jobs are submitted."""
+
+KEEP_ENDED_S = 3600.0
+KEEP_ENDED = 2000
+RECALL_S = 30.0
+"""How long it is tried to learn how a job ended that left the list: some systems write that down late."""
+
+RECALL_AT_ONCE = 200
+IN_FLIGHT = 3
+"""Commands that run at the same time; a manager serves everybody."""
+
+LEAST_GAP_S = 1.0
+"""Between two questions for the list, whoever asks."""
+
+LONGEST_POLL_S = 60.0
+SLOW_S = 10.0
+"""After how long a command that does not answer is told of."""
+
+LOG_BYTES = 100_000
+TRIES = 3
+"""How often a batch that is over a limit is tried again, with a quarter of its jobs each time."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Seen:
+    """A job that was submitted here or listed.
+
+    ``submitted_s`` and ``told_s`` are when our submit and our cancel were answered, ``missing_s`` since when complete
+    lists do not show it, ``ended_s`` since when it is known to have ended; 0: it did not happen.
+    """
+
+    job: Job
+    listed: bool = False
+    submitted_s: float = 0.0
+    told_s: float = 0.0
+    missing_s: float = 0.0
+    ended_s: float = 0.0
+
+    @property
+    def shown(self) -> bool:
+        """Whether it belongs into our list: what is missing, or was only submitted so far, does not."""
+        return bool(self.ended_s) or (self.listed and not self.missing_s)
+
+    def end(self, reason: str, exit_code: int | None, now_s: float) -> None:
+        """It has ended, so much is known."""
+        self.ended_s, self.missing_s = self.ended_s or now_s, 0.0
+        reason = reason or (f"exit code {exit_code}" if exit_code else "")
+        self.job = replace(self.job, state=JobState.ENDED, reason=reason, exit_code=exit_code)
+
+
+class BatchSystem:
+    """Submits, lists and cancels the jobs of one batch system.
+
+    Parameters
+    ----------
+    dialect:
+        The language of the system.
+    log_directory:
+        Where the output of jobs goes, one file for each; also, in a private folder that is removed at the end, what
+        jobs read (variables, credentials). On a file system that the jobs see; kept. ``~`` is home.
+    runner:
+        Where the commands are run. Default: here.
+    timeout_s:
+        After how many seconds a command that does not answer is given up; a submit then counts as unknown.
+    max_pending:
+        How many jobs may wait in the queue; more are not submitted. None: as many as the system takes.
+    submit_gap_s:
+        Least time between two submits, in seconds.
+
+    Raises
+    ------
+    ConfigError
+        For arguments that cannot be.
+    """
+
+    ends_with_owner = False
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        *,
+        log_directory: str = "~/.dask-adaptive/logs",
+        runner: Runner | None = None,
+        timeout_s: float = 120.0,
+        max_pending: int | None = None,
+        submit_gap_s: float = 0.0,
+    ) -> None:
+        if not timeout_s > 0 or not submit_gap_s >= 0:
+            raise ConfigError("timeout_s must be positive, and submit_gap_s not negative")
+        if max_pending is not None and max_pending < 1:
+            raise ConfigError(f"max_pending must be at least 1, not {max_pending!r}")
+        if "%" in log_directory:
+            raise ConfigError(f"log_directory must not contain '%': {log_directory!r}")
+        self.dialect = dialect
+        self.name = dialect.name
+        self.lag_s = dialect.lag_s
+        self.timeout_s = timeout_s
+        self.log_directory = log_directory
+        self.runner: Runner = Here() if runner is None else runner
+        self.max_pending = max_pending
+        self.submit_gap_s = submit_gap_s
+        self._waiting: dict[object, tuple[str, float]] = {}
+        self._probing = asyncio.Lock()
+        self._probed = False
+        self._closed = False
+        self._seen: dict[JobId, Seen] = {}
+        self._private = ""
+        self._placed: dict[str, str] = {}
+        self._unsure: set[str] = set()
+        self._commands = asyncio.Semaphore(IN_FLIGHT)
+        self._submitting = asyncio.Lock()
+        self._submitted_s = float("-inf")
+        self._listing = asyncio.Lock()
+        self._listed_s = float("-inf")
+        self._quiet = 1.0
+        self._list_took_s = 0.0
+
+    # --- the contract ---
+
+    async def start(self) -> None:
+        """Learn the system's version and limits. Raises ``Rejected`` where its commands are missing."""
+        with suppress(Unavailable, Ambiguous):  # it is down now: it will be asked again
+            await self._probe()
+
+    @property
+    def poll_s(self) -> float:
+        """Seconds until the list is worth another look: more while nothing moves or the manager is slow."""
+        wanted_s = max(self.dialect.poll_s * self._quiet, 10 * self._list_took_s)
+        return min(wanted_s, max(LONGEST_POLL_S, self.dialect.poll_s))
+
+    @property
+    def trouble(self) -> str:
+        """What keeps us waiting now ("squeue has not answered for 12 s"), else an empty text."""
+        now_s = time.monotonic()
+        waits = [(program, now_s - since_s) for program, since_s in self._waiting.values()]
+        return "; ".join(f"{name} has not answered for {waited:.0f} s" for name, waited in waits if waited >= SLOW_S)
+
+    async def submit(self, batch: Batch) -> Sequence[JobId]:
+        """Submit the jobs in one command, as an array; fewer than asked for where a limit does not allow more now."""
+        async with self._submitting:
+            if self._closed:
+                raise Rejected("this backend is closed")
+            await self._probe()
+            await asyncio.sleep(self._submitted_s + self.submit_gap_s - time.monotonic())
+            count = min(batch.count, self.dialect.largest, self._room())
+            spec, script = await self._script(batch)
+            self._unsure.add(batch.tag)
+            try:
+                ids = await self._submit(batch.tag, count, script, spec)
+            except (Unavailable, Rejected, NoCapacity):
+                self._unsure.discard(batch.tag)
+                raise
+            finally:
+                self._submitted_s = time.monotonic()
+            self._unsure.discard(batch.tag)
+        for job_id, name in zip(ids, batch.names, strict=False):
+            self._seen.setdefault(job_id, Seen(Job(job_id, name, JobState.QUEUED))).submitted_s = self._submitted_s
+        self._quiet = 1.0
+        return ids
+
+    async def jobs(self, cluster: str) -> Sequence[Job]:
+        """Every job of ours whose name begins with the cluster's key, by one question for all of the user's jobs."""
+        async with self._listing:
+            await asyncio.sleep(self._listed_s + LEAST_GAP_S - time.monotonic())
+            await self._probe()
+            asked_s = self._listed_s = time.monotonic()
+            listed = await self._list()
+            self._list_took_s = time.monotonic() - asked_s
+            self._fold(cluster, {job.id: job for job in listed if job.name.startswith(cluster)}, asked_s)
+            await self._recall(cluster)
+            self._prune()
+        return [seen.job for seen in self._of(cluster).values() if seen.shown]
+
+    async def cancel(self, ids: Collection[JobId]) -> None:
+        """End the jobs, in as few commands as the system allows."""
+        wanted = [each for each in dict.fromkeys(ids) if each in self._seen and not self._seen[each].ended_s]
+        if not wanted:
+            return
+        await self._probe()
+        answers = [await self._ask(call) for call in self.dialect.cancel(wanted)]
+        _understood(self.dialect.cancelled, answers)
+        for job_id in wanted:
+            self._seen[job_id].told_s = time.monotonic()
+        self._quiet = 1.0
+
+    async def log(self, id: JobId) -> str:
+        """The end of what the job printed."""
+        seen = self._seen.get(id)
+        if seen is None:
+            return ""
+        pattern = await self._log(seen.job.name.partition(".")[0])
+        own = pattern.replace("%", str(int(seen.job.name.partition(".")[2]) + self.dialect.first))
+        for path in dict.fromkeys((self.dialect.log(id, pattern), own)):
+            text = await self.runner.tail(path, LOG_BYTES)
+            if text:
+                return text
+        return ""
+
+    async def aclose(self) -> None:
+        """Remove the private files. Jobs whose submit had no answer are looked for once more, and ended."""
+        self._closed = True
+        if self._unsure:
+            with suppress(BackendError):
+                await self._end_unsure()
+        if self._private:
+            private, self._private = self._private, ""
+            with suppress(BackendError):
+                await self.runner.remove(private)
+        await self.runner.aclose()
+
+    def job_script(self, batch: Batch) -> str:
+        """Exactly what would be submitted; paths of private files, which do not exist yet, apart."""
+        spec = replace(batch.spec, tls={option: f"{PRIVATE}/{option}.pem" for option in batch.spec.tls})
+        log = f"{Path(self.log_directory).expanduser()}/{batch.tag}.%.log"
+        return job_script(self.dialect, batch.tag, spec, log=log, environment=f"{PRIVATE}/environment.sh")
+
+    # --- submitting ---
+
+    def _room(self) -> int:
+        """How many more jobs may wait in the queue."""
+        if self.max_pending is None:
+            return self.dialect.largest
+        waiting = sum(seen.job.state is JobState.QUEUED and not seen.missing_s for seen in self._seen.values())
+        if waiting >= self.max_pending:
+            raise NoCapacity(f"{waiting} jobs wait in the queue, and max_pending is {self.max_pending}")
+        return self.max_pending - waiting
+
+    async def _submit(self, tag: str, count: int, script: str, spec: Spec, tries: int = TRIES) -> Sequence[JobId]:
+        """As many as the system takes now: a batch that is over a limit is refused as a whole."""
+        try:
+            return await self._submit_all(tag, count, script, spec)
+        except NoCapacity:
+            if count == 1 or not tries:
+                raise
+        return await self._submit(tag, max(1, count // 4), script, spec, tries - 1)
+
+    async def _submit_all(self, tag: str, count: int, script: str, spec: Spec) -> Sequence[JobId]:
+        call = await self._with_files(self.dialect.submit(tag, count, script, spec))
+        return _understood(self.dialect.submitted, await self._run(call), count)
+
+    async def _script(self, batch: Batch) -> tuple[Spec, str]:
+        """The specification with its files placed, and the script."""
+        text = environment_file(worker_config(batch.spec), batch.spec)
+        environment = await self._place(batch.cluster, text, "sh") if text else ""
+        tls = {}
+        for option, path in batch.spec.tls.items():
+            tls[option] = await self._place(batch.cluster, await asyncio.to_thread(_read, path), "pem")
+        spec = replace(batch.spec, tls=tls)
+        log = await self._log(batch.tag)
+        return spec, job_script(self.dialect, batch.tag, spec, log=log, environment=environment)
+
+    async def _log(self, tag: str) -> str:
+        folder = await self.runner.folder(self.log_directory)
+        return f"{folder}/{tag}.%.log"
+
+    async def _place(self, cluster: str, text: str, kind: str) -> str:
+        """A private file with this text; the same text is placed once."""
+        name = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.{kind}"
+        if name not in self._placed:
+            if not self._private:
+                logs = await self.runner.folder(self.log_directory)
+                self._private = await self.runner.folder(f"{logs}/.{cluster}-{secrets.token_hex(4)}")
+            self._placed[name] = await self.runner.place(f"{self._private}/{name}", text)
+        return self._placed[name]
+
+    async def _with_files(self, call: Call) -> Call:
+        argv, stdin = list(call.argv), call.stdin
+        for name, text in call.files.items():
+            path = await self._place("call", text, "txt")
+            argv = [word.replace(f"{{{name}}}", path) for word in argv]
+            stdin = stdin.replace(f"{{{name}}}", path)
+        return replace(call, argv=tuple(argv), stdin=stdin, files={})
+
+    async def _end_unsure(self) -> None:
+        ids = [job.id for job in await self._list() if job.name.partition(".")[0] in self._unsure]
+        for call in self.dialect.cancel(ids) if ids else ():
+            await self._ask(call)
+
+    # --- the list ---
+
+    async def _list(self) -> Sequence[Job]:
+        calls = self.dialect.query(await self.runner.user())
+        return _understood(self.dialect.queried, [await self._ask(call) for call in calls])
+
+    def _of(self, cluster: str) -> dict[JobId, Seen]:
+        return {job_id: seen for job_id, seen in self._seen.items() if seen.job.name.startswith(cluster)}
+
+    def _fold(self, cluster: str, listed: dict[JobId, Job], asked_s: float) -> None:
+        """Compare the new list with what was known."""
+        moved = False
+        for job_id, job in listed.items():
+            seen = self._seen.setdefault(job_id, Seen(job))
+            moved = moved or not seen.listed or seen.job.state is not job.state
+            seen.job, seen.listed, seen.missing_s = job, True, 0.0
+            if job.state is JobState.ENDED:
+                seen.end(job.reason, job.exit_code, asked_s)
+            else:
+                seen.ended_s = 0.0  # it was started again
+        for job_id, seen in self._of(cluster).items():
+            if job_id in listed or seen.ended_s or seen.submitted_s >= asked_s:
+                continue
+            moved = moved or not seen.missing_s
+            seen.missing_s = seen.missing_s or asked_s
+            if seen.told_s and asked_s - seen.told_s >= self.lag_s:
+                seen.end("cancelled", None, asked_s)
+        self._quiet = 1.0 if moved else min(self._quiet * 1.3, 6.0)
+
+    async def _recall(self, cluster: str) -> None:
+        """Ask how jobs ended that left the list. That not everything can be learned is no error."""
+        now_s = time.monotonic()
+        late_s = now_s - RECALL_S
+        missing = [job_id for job_id, seen in self._of(cluster).items() if seen.missing_s > max(0.0, late_s)]
+        calls = self.dialect.recall(missing[:RECALL_AT_ONCE]) if missing else ()
+        try:
+            ended = self.dialect.recalled([await self._ask(call) for call in calls]) if calls else ()
+        except BackendError:
+            return
+        for job in ended:
+            if job.id in self._seen:
+                self._seen[job.id].end(job.reason, job.exit_code, now_s)
+
+    def _prune(self) -> None:
+        """Forget, oldest first, what is over too long or is too much."""
+        over = [(seen.ended_s or seen.missing_s, each) for each, seen in self._seen.items()]
+        over = sorted(pair for pair in over if pair[0])
+        oldest_s = time.monotonic() - KEEP_ENDED_S
+        for place, (since_s, job_id) in enumerate(over):
+            if since_s < oldest_s or place < len(over) - KEEP_ENDED:
+                del self._seen[job_id]
+
+    # --- commands ---
+
+    async def _probe(self) -> None:
+        async with self._probing:
+            if not self._probed:
+                answers = [await self._ask(call) for call in self.dialect.probe()]
+                try:
+                    self.dialect = _understood(self.dialect.probed, answers)
+                except Ambiguous as error:
+                    raise Unavailable(str(error)) from error
+                self.lag_s = self.dialect.lag_s
+                self._probed = True
+
+    async def _ask(self, call: Call) -> Answer:
+        """A command that changes nothing, or that may be said again: no answer means only that it is not known."""
+        try:
+            return await self._run(call)
+        except Ambiguous as error:
+            raise Unavailable(str(error)) from error
+
+    async def _run(self, call: Call) -> Answer:
+        async with self._commands:
+            key = object()
+            self._waiting[key] = (call.argv[0], time.monotonic())
+            try:
+                return await self.runner.run(call, self.timeout_s)
+            finally:
+                del self._waiting[key]
+
+
+def _understood(understand: Callable[..., T], *arguments: Any) -> T:
+    """What a dialect makes of an answer. One that it stumbles over is one that it does not understand."""
+    try:
+        return understand(*arguments)
+    except BackendError:
+        raise
+    except Exception as error:
+        raise Garbled(f"the answer was not understood: {type(error).__name__}: {error}") from error
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise Rejected(f"the credentials in {path} cannot be read: {error.strerror or error}") from error
