@@ -12,8 +12,10 @@ from collections.abc import Mapping
 
 import pytest
 
-PROGRAMS: Mapping[str, tuple[str, ...]] = {}
-"""By the name of a system: the programs that have to be on PATH. There is none yet: batch systems come with theirs."""
+PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "chromium": ("chromium",),
+}
+"""By the name of a system: the programs that have to be on PATH."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
