@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ from dask_adaptive.config import (
     setting,
 )
 from dask_adaptive.errors import ConfigError, nearest
-from dask_adaptive.marked import At, dotted, read_marked
-from dask_adaptive.options import PoolOptions, backends_of, needed_keys, pool_keys, pool_options, said_of_pool
+from dask_adaptive.marked import read_marked
+from dask_adaptive.options import PoolOptions, pool_options
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.contracts import Policy
-from dask_adaptive.registry import load_backend, load_policy
+from dask_adaptive.registry import load_policy
+from dask_adaptive.said import Wrong, attempt, pool_said, pools_said, unknown
 
 __all__ = ["Description", "Head", "described", "flagged", "read"]
 
@@ -171,15 +172,6 @@ class Description:
 # --- from a file, from flags ---------------------------------------------------------------------------------------
 
 
-class _Wrong(Exception):
-    """Something in a document cannot be; ``at`` is where."""
-
-    def __init__(self, at: At, sentence: object) -> None:
-        self.at = at
-        key, said = at[-1].replace("-", "_") if at else "", str(sentence)
-        super().__init__(f"{dotted(at)}{said[len(key) :] if key and said.startswith(f'{key} ') else f': {said}'}")
-
-
 def read(path: str | Path, **flags: Any) -> Description:
     """The cluster that a YAML file describes; ``flags`` (those that are not None) are keys that win over the file's.
 
@@ -193,7 +185,7 @@ def read(path: str | Path, **flags: Any) -> Description:
     document = {key: value for key, value in marked.value.items() if str(key).replace("-", "_") not in said}
     try:
         return _described({**document, **said})
-    except _Wrong as wrong:
+    except Wrong as wrong:
         where = "" if wrong.at and wrong.at[0] in said else f"{marked.where(wrong.at)}: "
         raise ConfigError(f"{where}{wrong}") from wrong
 
@@ -206,7 +198,7 @@ def flagged(**flags: Any) -> Description:
     """
     try:
         return _described(_given(flags))
-    except _Wrong as wrong:
+    except Wrong as wrong:
         raise ConfigError(str(wrong)) from wrong
 
 
@@ -214,7 +206,7 @@ def described(document: Mapping[str, Any]) -> Description:
     """The cluster that a mapping describes, with the keys of a file. Raises ``ConfigError`` that names the key."""
     try:
         return _described(document)
-    except _Wrong as wrong:
+    except Wrong as wrong:
         raise ConfigError(str(wrong)) from wrong
 
 
@@ -235,94 +227,13 @@ def _described(document: Mapping[str, Any]) -> Description:
     spelled = {str(key).replace("-", "_"): str(key) for key in document}
     said, own = plain_keys(document), [each.name for each in fields(Description)]
     shared = {key: value for key, value in said.items() if key not in own}
-    pools = _pools(said.get("pools"), shared, spelled)
+    pools = pools_said(said.get("pools"), shared, spelled, own)
     values: dict[str, Any] = {**{key: said[key] for key in own if key in said}, "pools": pools}
     description = Description(**values)
     for key, check in _CHECKS.items():
         if said.get(key) is not None:
-            _try(check, description, (spelled[key],))
+            attempt(check, description, (spelled[key],))
     return description
-
-
-def _try(check: Callable[[Any], object], said: Any, at: At) -> None:
-    try:
-        check(said)
-    except ConfigError as error:
-        raise _Wrong(at, error) from error
-
-
-def _unknown(at: At, known: Sequence[str]) -> _Wrong:
-    hint = nearest(at[-1], {key.replace("_", "-") for key in known})
-    return _Wrong(at, f"unknown key; {hint.partition('?')[0]}?" if "?" in hint else f"unknown key; {hint}")
-
-
-# --- pools ---------------------------------------------------------------------------------------------------------
-
-
-def _pools(pools: Any, shared: Mapping[str, Any], spelled: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Every pool with all that was said of it, checked. ``shared`` was said for all, under keys as ``spelled``."""
-    if pools is not None and (not isinstance(pools, Mapping) or not pools):
-        raise _Wrong(("pools",), f"must map the name of each pool to its options, not {pools!r}")
-    found: dict[str, dict[str, Any]] = {}
-    known: set[str] = set()
-    for name, own in ({"default": {}} if pools is None else pools).items():
-        if own is not None and not isinstance(own, Mapping):
-            raise _Wrong(("pools", str(name)), f"must be a mapping of options, not {own!r}")
-        places: dict[str, At] = {key: (word,) for key, word in spelled.items()}
-        places |= {str(key).replace("-", "_"): ("pools", str(name), str(key)) for key in own or ()}
-        around = ("pools", str(name)) if pools is not None else ()
-        keys, found[str(name)] = _pool(own or {}, shared, places, around)
-        known |= keys
-    for key in shared:
-        if key not in known:
-            raise _unknown((spelled[key],), [*known, *(each.name for each in fields(Description))])
-    return found
-
-
-def _pool(
-    own: Mapping[str, Any], shared: Mapping[str, Any], places: Mapping[str, At], around: At
-) -> tuple[set[str], dict[str, Any]]:
-    """The options that a pool may have, and those that it has."""
-    for key in ("profile", "backend"):
-        if key in places:
-            said = plain_keys(own).get(key, shared.get(key))
-            _try(lambda value, key=key: _named(key, value), said, places[key])  # type: ignore[misc]
-    try:
-        said = said_of_pool(own, shared)
-        known = pool_keys(said["backend"])
-    except ConfigError as error:
-        raise _Wrong(places.get("profile", around), error) from error
-    for key in plain_keys(own):
-        if key not in known:
-            raise _unknown(places[key], known)
-    said = {key: value for key, value in said.items() if key in known or key not in shared}
-    _check_pool(said, places, around)
-    return set(known), said
-
-
-def _named(key: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise ConfigError(f"{key} must be a name, not {value!r}")
-    if key == "backend":
-        load_backend(value)
-
-
-def _check_pool(said: Mapping[str, Any], places: Mapping[str, At], around: At) -> None:
-    """Try the whole pool; where it cannot be, the key is to blame with which it stops to be possible."""
-    try:
-        _make_pool(said)
-    except ConfigError as error:
-        needed = ["backend", *needed_keys(said["backend"])]
-        first = [key for key in needed if key in said]
-        rest = [key for key in said if key not in needed]
-        for count in range(len(rest) + 1):
-            keys = [*first, *rest[:count]]
-            _try(lambda _, keys=keys: _make_pool({key: said[key] for key in keys}), None, places.get(keys[-1], around))  # type: ignore[misc]
-        raise _Wrong(around, error) from error
-
-
-def _make_pool(said: Mapping[str, Any]) -> None:
-    backends_of(pool_options({"pool": said}, {}))
 
 
 # --- the rest of the keys ------------------------------------------------------------------------------------------
@@ -380,7 +291,7 @@ def _check_scheduler(description: Description) -> None:
     known = {name for kind in kinds for name in inspect.signature(kind).parameters} - {"self", "args", "kwargs"}
     for key in description.scheduler:
         if key not in known:
-            raise _unknown(("scheduler", str(key)), sorted(known))
+            raise unknown(("scheduler", str(key)), sorted(known))
 
 
 def _check_name(description: Description) -> None:
@@ -404,20 +315,20 @@ def _check_head(description: Description) -> None:
     known = [each.name for each in fields(Head)]
     for key in description.head:
         if key not in known:
-            raise _unknown(("head", str(key)), known)
+            raise unknown(("head", str(key)), known)
     head = description.headed
     if head.where not in ("here", "job"):
-        raise _Wrong(("head", "where"), f"must be here or job, not {head.where!r}")
+        raise Wrong(("head", "where"), f"must be here or job, not {head.where!r}")
     if head.pool is not None and head.pool not in description.pools:
-        raise _Wrong(("head", "pool"), f"there is no pool {head.pool!r}; {nearest(str(head.pool), description.pools)}")
+        raise Wrong(("head", "pool"), f"there is no pool {head.pool!r}; {nearest(str(head.pool), description.pools)}")
     if not isinstance(head.dashboard, bool):
-        raise _Wrong(("head", "dashboard"), f"must be true or false, not {head.dashboard!r}")
+        raise Wrong(("head", "dashboard"), f"must be true or false, not {head.dashboard!r}")
     if not isinstance(head.options, Mapping):
-        raise _Wrong(("head", "options"), f"must be a mapping of options, not {head.options!r}")
+        raise Wrong(("head", "options"), f"must be a mapping of options, not {head.options!r}")
     name = head.pool or next(iter(description.pools))
     options = {**description.pools[name], **plain_keys(head.options)}
     places = {str(key).replace("-", "_"): ("head", "options", str(key)) for key in head.options}
-    _pool(options, {}, places, ("head", "options"))
+    pool_said(options, {}, places, ("head", "options"))
 
 
 _CHECKS: Mapping[str, Callable[[Description], object]] = {
