@@ -90,7 +90,7 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
     """A browser with a profile of its own in this folder; gone at the end."""
     command = ["chromium", *FLAGS, f"--user-data-dir={folder}", "about:blank"]
     with (folder / "browser.log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220  it takes no time
     try:
         deadline, file = time.monotonic() + LIMIT_S, folder / "DevToolsActivePort"
         while not file.exists() or "\n" not in file.read_text():

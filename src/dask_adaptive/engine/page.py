@@ -240,6 +240,8 @@ def charts_of(page: Page) -> list[Chart]:
         for pool in page.bulletin["pools"]
     ]
     tasks = Chart("tasks: the demand", work, lambda point: {name: point[1][name] for name, _ in work})
+    for chart in pools:
+        chart.figure.x_range = tasks.figure.x_range  # they are moved together
     return [*pools, tasks]
 
 
@@ -260,7 +262,7 @@ class Chart:
     LINES = (("wanted", "#222222", "solid"), ("maximum", FAULT, "dashed"), ("minimum", FAULT, "dotted"))
 
     def __init__(self, title: str, bands: Sequence[Any], series: Callable[[Any], Mapping[str, Any]]) -> None:
-        from bokeh.models import ColumnDataSource, Legend
+        from bokeh.models import BasicTicker, ColumnDataSource, Legend
         from bokeh.plotting import figure
 
         self.names, self.series = [name for name, *_ in bands], series
@@ -271,6 +273,8 @@ class Chart:
         )
         self.figure.title.text, self.figure.title.text_font_style = title, "bold"
         self.figure.y_range.start = 0
+        self.figure.yaxis.ticker = BasicTicker(min_interval=1)
+        self.figure.yaxis.axis_label, self.figure.min_border_left = title.partition(":")[0], 60
         self.figure.toolbar.autohide = True
         self.figure.add_layout(Legend(border_line_alpha=0, padding=2, spacing=0), "right")
         stack = {"color": [colour for _, colour, *_ in bands], "legend_label": self.names, "source": self.source}
@@ -340,7 +344,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def clock_time(at_s: float) -> str:
-    return datetime.fromtimestamp(at_s).strftime("%H:%M:%S")  # noqa: DTZ006  the scheduler's own time of day
+    return datetime.fromtimestamp(at_s).strftime("%d %b %H:%M:%S")  # noqa: DTZ006  the scheduler's own time of day
 
 
 def pools_table(said: Mapping[str, Any]) -> str:
@@ -352,7 +356,8 @@ def pools_table(said: Mapping[str, Any]) -> str:
         top = "no maximum" if pool["maximum"] is None else pool["maximum"]
         why = [pool["why"], *(f"held back: {word}" for word in [pool["held"]] if word)]
         started = [seconds(pool["startup"].get(part)) for part in ("queue", "start")]
-        spent = f"{pool['spend']:,.1f} ({pool['worker_s']:,.0f} worker-s)"
+        worker_s = f"{pool['worker_s']:,.0f} worker-s"
+        spent = worker_s if pool["price"] == 1 else f"{pool['spend']:,.2f} for {worker_s}"
         cells = [name, jobs, pool["wanted"], f"{pool['minimum']} to {top}", *started]
         rows.append([text(cell) for cell in (*cells, f"{pool['price']:g}", spent, "; ".join(why))])
     return table(heads, rows)
