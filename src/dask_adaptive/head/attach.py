@@ -36,6 +36,7 @@ class Reach:
     address: str
     security: Security
     dashboard: str = ""
+    forwarded: bool = False
     let_go: Callable[[], None] = lambda: None
 
 
@@ -56,6 +57,7 @@ class HeadCluster(DaskCluster):
 
     It takes the place of a cluster: ``Client(it)``, ``scale``, ``adapt``, ``status()``, ``explain()``, ``records``, the
     widget. Closing it, leaving its ``with`` block or the end of the process only lets go: the cluster lives on.
+    ``answers`` tells whether the head did when it was last asked, which is every second.
     """
 
     _supports_scaling = True
@@ -63,6 +65,7 @@ class HeadCluster(DaskCluster):
     def __init__(self, where: Reach, *, asynchronous: bool = False, loop: Any = None) -> None:
         self._where = where
         self.security = where.security
+        self.answers = True
         self._rounds: list[Record] = []
         self._following: asyncio.Task[None] | None = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=True, name=where.name)
@@ -100,8 +103,11 @@ class HeadCluster(DaskCluster):
         """Keep up with the head, until we let go; one that does not answer is asked again."""
         while True:
             await asyncio.sleep(FOLLOW_S)
-            with suppress(AdaptiveError):
+            try:
                 await self._follow_once()
+                self.answers = True
+            except AdaptiveError:
+                self.answers = False
 
     async def _follow_once(self) -> None:
         after = self._rounds[-1].number if self._rounds else 0

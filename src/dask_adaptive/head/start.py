@@ -1,34 +1,27 @@
-"""Starts and ends named heads from outside: here in the background, or as a job of the resource manager."""
+"""Starts named heads: here in the background, or as a job of the resource manager."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.description import Description
-from dask_adaptive.errors import AdaptiveError, BackendError, ConfigError, EngineError
-from dask_adaptive.head.control import ask
+from dask_adaptive.errors import AdaptiveError, BackendError
+from dask_adaptive.head.end import clean, described_in, head_backend, nothing_can_be_left, terminate
 from dask_adaptive.head.state import Entry, Running, Setup, claim, this_process
 from dask_adaptive.model import Batch, JobId, JobState
-from dask_adaptive.options import backends_of
 from dask_adaptive.tags import new_key
-from dask_adaptive.waiting import within
 
-__all__ = ["down", "nothing_can_be_left", "reap", "up"]
+__all__ = ["up"]
 
 Say = Callable[[str], None]
 
 LOOK_S = 0.1
-END_S = 120.0
-KILL_S = 20.0
-QUIET_END_S = 60.0
 
 
 # --- up ----------------------------------------------------------------------------------------------------------
@@ -55,7 +48,7 @@ async def up(name: str, description: Description, *, say: Say, wait_s: float = 0
     AdaptiveError
         If the head did not come up; nothing is left of it.
     """
-    backend = _head_backend(description) if description.headed.where == "job" else None
+    backend = head_backend(description) if description.headed.where == "job" else None
     entry = claim(name, is_lost=nothing_can_be_left)
     setup = Setup(this_process(), asdict(description), key=new_key() if backend is not None else "")
     try:
@@ -120,25 +113,13 @@ async def _give_up(entry: Entry) -> None:
     with suppress(AdaptiveError):
         setup, running = entry.setup(), entry.running()
         if running is not None and running.process.here and running.process.alive:
-            await _terminate(running)
+            await terminate(running)
         if setup is not None and setup.key:
-            await _clean(_described(setup), [setup.key])
+            await clean(described_in(setup), [setup.key])
     entry.remove()
 
 
 # --- as a job ----------------------------------------------------------------------------------------------------
-
-
-def _head_backend(description: Description) -> Backend:
-    """The backend of the pool that the head belongs to."""
-    name = description.headed.pool or next(iter(description.pools))
-    backend = backends_of(description.options)[name]
-    if getattr(backend, "ends_with_owner", False):
-        raise ConfigError(
-            f"a head cannot be a job of the backend {backend.name!r}: its jobs end with the command that started them; "
-            "say --head here, or another backend"
-        )
-    return backend
 
 
 async def _submit(entry: Entry, setup: Setup, backend: Backend, description: Description) -> None:
@@ -170,138 +151,3 @@ async def _check_job(entry: Entry, backend: Backend) -> None:
             f"cluster {entry.name!r} did not come up: its job {job.id} ended, {job.reason or job.exit_code}"
             + (f"; it printed last: {words[-1]}" if words else "")
         )
-
-
-# --- down --------------------------------------------------------------------------------------------------------
-
-
-async def down(entry: Entry, *, say: Say, timeout_s: float = END_S) -> Sequence[str]:
-    """End a head with everything that is its own; what had to be done beyond asking it, a sentence each.
-
-    Raises
-    ------
-    AdaptiveError
-        If something of it may be left; its entry stays then, so that it can be tried again.
-    """
-    running, setup = entry.running(), entry.setup()
-    notes: list[str] = []
-    if running is not None and running.address:
-        try:
-            await ask(running.address, entry.security(), "end", why="`dask adaptive down`")
-            say(f"cluster {entry.name!r} is ending its jobs")
-        except EngineError as error:
-            notes.append(str(error))
-    if running is not None and not await _gone(entry, running, timeout_s if not notes else 0.0):
-        if not running.process.here:
-            await _end_far(entry, running, setup)
-        else:
-            notes.append(f"its process {running.process.pid} had to be told by a signal")
-            await _terminate(running)
-    if entry.folder.exists():
-        notes += await reap(entry)
-    return notes
-
-
-async def _gone(entry: Entry, running: Running, timeout_s: float) -> bool:
-    """Wait until the head has ended: its process is gone, or, elsewhere, its entry."""
-    waited_s = 0.0
-    while True:
-        if not entry.folder.exists() and (not running.process.here or not running.process.alive):
-            return True
-        if running.process.here and not running.process.alive:
-            return True
-        if waited_s >= timeout_s:
-            return False
-        await asyncio.sleep(LOOK_S)
-        waited_s += LOOK_S
-
-
-async def _terminate(running: Running) -> None:
-    """SIGTERM, and SIGKILL to what does not listen. Never to anybody else: the start of the process is compared."""
-    for number, wait_s in ((signal.SIGTERM, KILL_S), (signal.SIGKILL, KILL_S)):
-        with suppress(ProcessLookupError, PermissionError):
-            if running.process.alive:
-                os.kill(running.process.pid, number)
-        waited_s = 0.0
-        while running.process.alive and waited_s < wait_s:
-            await asyncio.sleep(LOOK_S)
-            waited_s += LOOK_S
-
-
-async def _end_far(entry: Entry, running: Running, setup: Setup | None) -> None:
-    """A head on another machine that does not answer can only be ended through the manager that runs it."""
-    if setup is None or not setup.key:
-        raise AdaptiveError(
-            f"the head of cluster {entry.name!r} is process {running.process.pid} on {running.process.host} and does "
-            f"not answer; `dask adaptive down {entry.name}` there ends it"
-        )
-
-
-# --- reap --------------------------------------------------------------------------------------------------------
-
-
-def nothing_can_be_left(entry: Entry) -> bool:
-    """Whether every job of this head ended with it, so that its entry may be forgotten without asking anybody."""
-    with suppress(AdaptiveError):
-        setup = entry.setup()
-        if setup is None:
-            return True
-        backends = backends_of(_described(setup).options).values()
-        return not setup.key and all(getattr(each, "ends_with_owner", False) for each in backends)
-    return False
-
-
-async def reap(entry: Entry) -> Sequence[str]:
-    """Cancel what a lost head left with its resource managers, wait until they show nothing, and forget the head.
-
-    Returns
-    -------
-    Sequence[str]
-        What was cancelled, a sentence each.
-
-    Raises
-    ------
-    AdaptiveError
-        If the head is alive, or a manager cannot be asked or still shows something; the entry stays.
-    """
-    setup, running = entry.setup(), entry.running()
-    if running is not None and running.process.here and running.process.alive:
-        raise AdaptiveError(f"cluster {entry.name!r} runs; `dask adaptive down {entry.name}` ends it")
-    keys = [key for key in (setup.key if setup else "", running.key if running else "") if key]
-    notes = await _clean(_described(setup), keys) if setup is not None else []
-    entry.remove()
-    return notes
-
-
-async def _clean(description: Description, keys: Sequence[str]) -> list[str]:
-    """Cancel every job with one of these keys, at every backend that may have some."""
-    notes: list[str] = []
-    unique = {id(each): each for each in backends_of(description.options).values()}
-    for backend in unique.values():
-        if getattr(backend, "ends_with_owner", False):
-            continue
-        try:
-            for key in keys:
-                count = await within(QUIET_END_S, _emptied(backend, key))
-                notes += [f"{count} jobs of {backend.name} were cancelled"] if count else []
-        except (BackendError, asyncio.TimeoutError) as error:
-            words = str(error) or f"jobs are left after {QUIET_END_S:g} s"
-            raise AdaptiveError(f"{backend.name} may still have jobs of this cluster: {words}") from error
-        finally:
-            await backend.aclose()
-    return notes
-
-
-async def _emptied(backend: Backend, key: str) -> int:
-    """Cancel until the manager shows no living job of this key any more; how many there were."""
-    told: set[JobId] = set()
-    while alive := {job.id for job in await backend.jobs(key) if job.state is not JobState.ENDED}:
-        if alive - told:
-            await backend.cancel(alive)
-            told |= alive
-        await asyncio.sleep(max(LOOK_S, min(getattr(backend, "poll_s", 1.0), 5.0)))
-    return len(told)
-
-
-def _described(setup: Setup) -> Description:
-    return Description(**setup.description)

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from dask_adaptive.errors import AdaptiveError, ConfigError, nearest
+from dask_adaptive.show.head_commands import COMMANDS as HEAD_COMMANDS
 
 __all__ = ["adaptive"]
 
@@ -47,6 +48,10 @@ def _examples(*commands: str) -> str:
 @click.group(cls=_Sentences, context_settings={"help_option_names": ["-h", "--help"]})
 def adaptive() -> None:
     """Clusters exactly as large as their work."""
+
+
+for _command in HEAD_COMMANDS:
+    adaptive.add_command(_command)
 
 
 # --- run -------------------------------------------------------------------------------------------------------
