@@ -45,7 +45,6 @@ RENAMED: Mapping[str, str] = {
     "ncpus": "job_cores",
     "job_mem": "job_memory",
     "mem": "job_memory",
-    "shared_temp_directory": "directory",
     "config_name": "profile",
 }
 """What dask-jobqueue calls it (its old names too), and what it is called here."""
@@ -56,6 +55,7 @@ REFUSED: Mapping[str, str] = {
     "job_cls": "a backend of your own is an entry point; see the page on contributing",
     "scheduler_cls": "Dask's scheduler is used as it is; scheduler_options= go to it",
     "worker_command": "jobs run dask worker; python= and worker_extra_args= say how",
+    "shared_temp_directory": "private files go into a folder of log_directory=, which has to be shared anyway",
     "use_stdin": "job scripts always go over standard input, which every version understands",
 }
 """What has no meaning here, and why: nothing is taken and then ignored."""
@@ -151,7 +151,7 @@ def job_script(batch_system: str, options: Mapping[str, Any]) -> str:
 
 
 def _script(backend: Any, pool: str, spec: Spec) -> str:
-    text: str = backend.script(Batch("dask", pool, "daskjobs", 1, spec))
+    text: str = backend.job_script(Batch("dask", pool, "daskjobs", 1, spec))
     return text
 
 

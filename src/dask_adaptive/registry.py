@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -36,7 +35,7 @@ def load_backend(name: str) -> Any:
     if known[name].group != "dask_adaptive.dialects":
         return made
     engine = import_module("dask_adaptive.backend.batch")  # only who uses a batch system loads its engine
-    return partial(engine.BatchSystem, made())
+    return engine.speaking(made)
 
 
 def load_policy(name: str) -> Any:

@@ -42,7 +42,6 @@ def test_a_remainder_of_cores_is_asked_for_although_no_worker_uses_it() -> None:
         ("env_extra", "prologue"),
         ("worker_extra_args", "worker_arguments"),
         ("project", "account"),
-        ("shared_temp_directory", "directory"),
         ("queue", "queue"),
         ("local_directory", "local_directory"),
     ],

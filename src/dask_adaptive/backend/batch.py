@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from dask_adaptive.backend.script import environment_file, job_script
 from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Batch, Job, JobId, JobState, Spec
 
-__all__ = ["BatchSystem"]
+__all__ = ["BatchSystem", "speaking"]
 
 PRIVATE = "PRIVATE"
 """Stands in a shown job script for the private folder, which is made when jobs are submitted."""
@@ -100,6 +101,7 @@ class BatchSystem:
     """
 
     ends_with_owner = False
+    takes_requests = True
 
     def __init__(
         self,
@@ -399,3 +401,19 @@ def _read(path: str) -> str:
         return Path(path).read_text()
     except OSError as error:
         raise Rejected(f"the credentials in {path} cannot be read: {error.strerror or error}") from error
+
+
+def speaking(kind: type[Dialect]) -> Callable[..., BatchSystem]:
+    """What makes a backend that speaks this dialect: it takes the options of the engine and those of the dialect."""
+    mine = [each for each in signature(kind).parameters.values() if each.name in kind.options]
+
+    def make(**options: Any) -> BatchSystem:
+        own = {each.name: options.pop(each.name) for each in mine if each.name in options}
+        return BatchSystem(kind(**own), **options)
+
+    engine = list(signature(BatchSystem).parameters.values())[1:]
+    said = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in mine]
+    make.__signature__ = Signature([*said, *engine])  # type: ignore[attr-defined]
+    make.__doc__ = BatchSystem.__doc__
+    make.takes_requests = True  # type: ignore[attr-defined]
+    return make

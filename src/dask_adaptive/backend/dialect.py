@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 from dask_adaptive.model import Job, JobId, Spec
 
@@ -71,6 +71,9 @@ class Dialect(Protocol):
 
     name: str
     """The word under which it is registered."""
+
+    options: ClassVar[tuple[str, ...]]
+    """Which arguments of its constructor a user may give; the others are learned by probing."""
 
     prefix: str
     """What makes a line of a job script a directive: ``#SBATCH``; empty where directives go elsewhere."""

@@ -43,6 +43,7 @@ _ID = re.compile(r"(\d+)(?:;\S+)?")
 class Slurm:
     """``largest`` and ``accounting`` are learned from the controller's configuration."""
 
+    options = ()
     name: str = "slurm"
     prefix: str = "#SBATCH"
     index: str = "${SLURM_ARRAY_TASK_ID:-0}"
