@@ -68,6 +68,7 @@ class _Lane:
     listing: bool = False
     cancelling: bool = False
     due: bool = True
+    trouble: str = ""
     asked_s: float = float("-inf")
     stale: str = ""
     extra: dict[JobId, Job] = field(default_factory=dict)
@@ -141,6 +142,8 @@ class Jobs:
         self._operations.settle(now_s)
         if load is not None:
             self._register(load, now_s)
+        for lane in self._lanes.values():
+            self._heed(lane, now_s)
         for life in list(self._lives.values()):
             if life.phase is Phase.UNKNOWN:
                 self._put(lives.expired(life, now_s), now_s)
@@ -164,12 +167,22 @@ class Jobs:
             startup=self._startups[name],
             broken=broken,
             retry_s=max(health.retry_s, now_s + 1.0) if broken else 0.0,
-            stale=lane.stale,
+            stale=lane.stale or (lane.trouble if lane.listing else ""),
             strays=sum(self._pool_named(job.name, lane) == name for job in lane.extra.values()),
             submitting=name in self._submitting,
             timeouts=setup.timeouts,
             failures=len(health.failed),
         )
+
+    def _heed(self, lane: _Lane, now_s: float) -> None:
+        """Tell, once, that the manager keeps us waiting; the jobs that are being submitted have that as their reason."""
+        trouble = str(getattr(lane.backend, "trouble", ""))
+        if trouble and not lane.trouble:
+            self._events.append(f"{lane.backend.name}: {trouble}")
+        lane.trouble = trouble
+        for life in list(self._of(lane)) if trouble else ():
+            if life.phase is Phase.WANTED:
+                self._put(replace(life, reason=trouble), now_s)
 
     def _register(self, load: Load, now_s: float) -> None:
         if load.members is self._members and not self._changed_lives:
@@ -348,7 +361,8 @@ class Jobs:
 
     def _list(self, lane: _Lane, now_s: float) -> None:
         waited = now_s - lane.asked_s
-        if lane.listing or waited < (min(0.05, lane.poll_s) if lane.due and not lane.stale else lane.poll_s):
+        poll_s = float(getattr(lane.backend, "poll_s", lane.poll_s))
+        if lane.listing or waited < (min(0.05, poll_s) if lane.due and not lane.stale else poll_s):
             return
         lane.listing, lane.due, lane.asked_s = True, False, now_s
         self._operations.begin(lane.backend.jobs(self.cluster), partial(self._listed, lane, now_s))

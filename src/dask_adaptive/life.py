@@ -10,8 +10,8 @@
 * QUEUED and beyond come from the resource manager (or from workers that registered), never from our own submit.
 * Phases only move forward, whatever an older list says. The four ways back are facts of their own: a drain that was
   refused (DRAINING to READY), a cancel without effect (ENDING to READY, when the workers of a job that never served
-  register), a requeued job (STARTING or READY to QUEUED, once none of its workers is registered), and a job that
-  reappears after it was believed gone (GONE to what the manager shows).
+  register), a requeued job (STARTING, READY or ENDING to QUEUED, once none of its workers is registered, and if nobody
+  told it to end), and a job that reappears after it was believed gone (GONE to what the manager shows).
 * A job is GONE only when the manager says that it ended, or when complete lists have not shown it for as long as those
   lists may lag, and none of its workers is registered.
 """
@@ -50,7 +50,7 @@ ALLOWED: Mapping[Phase, frozenset[Phase]] = {
     T: frozenset({Q, R, E, G, F}),
     R: frozenset({Q, D, E, G, F}),
     D: frozenset({R, E, G}),
-    E: frozenset({R, G}),
+    E: frozenset({Q, R, G}),
     G: frozenset({Q, T, R, E}),
     F: frozenset({Q, T, R, E}),
     U: frozenset({Q, T, R, E, G, F}),
@@ -135,7 +135,7 @@ def _back(life: Life, now_s: float) -> Life:
 def _queued(life: Life, job: Job, now_s: float) -> Life:
     if life.told and life.phase in _OVER:
         return _back(life, now_s)
-    requeued = life.phase in (T, R, *_OVER) and life.present == 0
+    requeued = (life.phase in (T, R, *_OVER) or (life.phase is E and not life.told)) and life.present == 0
     if life.phase in (W, S, U) or requeued:
         fresh = {"running_s": 0.0, "ready_s": 0.0, "ends_s": 0.0, "submitted_s": life.submitted_s or now_s}
         return _move(life, Q, now_s, reason=job.reason, **fresh)

@@ -82,6 +82,7 @@ WAYS: list[tuple[Life, str, Callable[[Life], Life], str]] = [
     (job("draining"), "its workers are closed", lambda life: lives.drained(life, NOW_S, NOW_S), "ending"),
     (job("draining"), "told to end", cancels, "ending"),
     (job("draining"), "it ended", shown("ended", exit_code=1), "gone"),
+    (job("ending", told=False), "it was ended in order to be requeued", shown("queued"), "queued"),
     (job("ending"), "the cancel failed, and its workers register", registers, "ready"),
     (job("ending"), "it ended", shown("ended", exit_code=-15), "gone"),
     (job("ending"), "the manager forgot it", unlisted, "gone"),

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from dask_adaptive.model import Batch, Job, JobId
 
-__all__ = ["Backend", "Pushing", "Wake"]
+__all__ = ["Backend", "Pushing", "Telling", "Wake"]
 
 Wake = Callable[[str], None]
 """Told, with a word about what happened, that a new look is worth it. Called on the cluster's event loop."""
@@ -18,7 +18,9 @@ class Backend(Protocol):
     """*How*: submits, lists and cancels jobs of one resource manager.
 
     Only ``BackendError`` and its kin leave these methods. Every method returns within ``timeout_s`` seconds or raises.
-    A backend whose jobs end with the process that holds it also says so: ``ends_with_owner = True``.
+    A backend whose jobs end with the process that holds it also says so: ``ends_with_owner = True``. One that knows how
+    often its list is worth a look has ``poll_s``, in seconds, and one that may have to wait for its manager ``trouble``:
+    a sentence about what keeps it waiting now, else an empty text. Both may change at any time.
     """
 
     name: str
@@ -64,4 +66,13 @@ class Pushing(Protocol):
 
     def watch(self, wake: Wake) -> None:
         """From now on call ``wake`` whenever the job list changed."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """A backend that has something to say which no single job says: hosts set aside, quotas."""
+
+    def notes(self) -> Sequence[str]:
+        """What is to be known now, a sentence each; shown below the table of jobs and in ``explain()``."""
         ...
