@@ -14,6 +14,7 @@ import pytest
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "chromium": ("chromium",),
+    "ssh": ("sshd", "ssh-keygen"),
 }
 """By the name of a system: the programs that have to be on PATH."""
 

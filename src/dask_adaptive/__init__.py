@@ -27,6 +27,7 @@ from dask_adaptive.errors import (
 )
 from dask_adaptive.head.attach import HeadCluster, connect
 from dask_adaptive.local_cluster import LocalCluster
+from dask_adaptive.ssh_cluster import SSHCluster
 
 __all__ = [
     "Adaptive",
@@ -46,6 +47,7 @@ __all__ = [
     "PBSCluster",
     "PolicyError",
     "Rejected",
+    "SSHCluster",
     "SGECluster",
     "SLURMCluster",
     "SlurmCluster",

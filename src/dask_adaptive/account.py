@@ -34,9 +34,13 @@ class JobRow:
 
 @dataclass(frozen=True, slots=True)
 class JobTable(Sequence[JobRow]):
-    """The jobs of a cluster at one moment; a sequence of rows that prints as a table, in a notebook too."""
+    """The jobs of a cluster at one moment; a sequence of rows that prints as a table, in a notebook too.
+
+    ``notes`` is what the backends want to be known, a sentence each.
+    """
 
     rows: tuple[JobRow, ...]
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, index: int) -> JobRow:  # type: ignore[override]
         return self.rows[index]
@@ -51,14 +55,15 @@ class JobTable(Sequence[JobRow]):
         table = [_HEADS, *(row.cells() for row in self.rows)]
         widths = [max(len(line[i]) for line in table) for i in range(len(_HEADS))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
-        return "\n".join(line.rstrip() for line in lines) if self.rows else "no jobs"
+        return "\n".join([*(line.rstrip() for line in lines), *self.notes] if self.rows else ["no jobs", *self.notes])
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{name}</th>" for name in _HEADS)
         body = "".join(
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row.cells()) + "</tr>" for row in self.rows
         )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        notes = "".join(f"<p>{html.escape(note)}</p>" for note in self.notes)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}"
 
 
 class TellingStatus:
@@ -83,7 +88,7 @@ class TellingStatus:
         return repr(self._status)
 
 
-def job_table(record: Record | None, now_s: float) -> JobTable:
+def job_table(record: Record | None, now_s: float, notes: Sequence[str] = ()) -> JobTable:
     """Every job that is known, the living first, the newest last."""
     lives = record.snapshot.lives.values() if record else ()
     ordered = sorted(lives, key=lambda life: (life.phase not in ALIVE, life.wanted_s, life.name))
@@ -91,11 +96,12 @@ def job_table(record: Record | None, now_s: float) -> JobTable:
         tuple(
             JobRow(life.name, life.id or "", life.pool, life.phase, life.present, now_s - life.wanted_s, life.reason)
             for life in ordered
-        )
+        ),
+        tuple(notes),
     )
 
 
-def explanation(record: Record | None, holders: Sequence[str] = ()) -> str:
+def explanation(record: Record | None, holders: Sequence[str] = (), notes: Sequence[str] = ()) -> str:
     """Why the cluster is as large as it is, what would make it grow, and why it does not shrink."""
     if record is None:
         return "The cluster has not decided yet: its first round is still to come."
@@ -117,6 +123,7 @@ def explanation(record: Record | None, holders: Sequence[str] = ()) -> str:
     lines += [f"Too long: {sentence}" for sentence in outlasting(record.snapshot).values()]
     lines += [f"Error: {record.error}"] if record.error else []
     lines += [f"Holds data: {sentence}" for sentence in holders]
+    lines += [f"To be known: {sentence}" for sentence in notes]
     return "\n".join(lines)
 
 

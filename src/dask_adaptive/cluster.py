@@ -23,7 +23,7 @@ from dask_adaptive.account import JobTable, TellingStatus, explanation, first_wo
 from dask_adaptive.actuator import Actuator
 from dask_adaptive.adaptive import Adaptive
 from dask_adaptive.alerts import Alerts, Troubles, hooks_of, news, troubles_of
-from dask_adaptive.backend.contracts import Backend
+from dask_adaptive.backend.contracts import Backend, Telling
 from dask_adaptive.config import Bounds, check_keys, count_of, limits_of, seconds_of, setting
 from dask_adaptive.controller import Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
@@ -225,10 +225,18 @@ class Cluster(DaskCluster):
 
     def _setup(self, name: str, options: PoolOptions) -> PoolSetup:
         backend = self._backends[name]
-        address, config = self.scheduler_comm.address, dask.config.serialize(dask.config.global_config)
+        address, config = self._contact_address(), dask.config.serialize(dask.config.global_config)
         spec = options.spec(address, worker_files(self.security, self._until_closed), config)
         poll_s = getattr(backend, "poll_s", 1.0 if not backend.lag_s else 10.0)
         return PoolSetup(options.pool(name), backend, spec, timeouts(), poll_s)
+
+    def _contact_address(self) -> str:
+        """Where workers find the scheduler."""
+        listens = str(self.scheduler_comm.address)
+        said = getattr(self.scheduler, "contact_address", None)
+        if not said:
+            return listens
+        return said if "://" in said else f"{listens.partition('://')[0]}://{said}"
 
     def _controlled(self, engine: DaskEngine, actuator: Actuator) -> Controller:
         first = next(iter(self._options))
@@ -425,7 +433,12 @@ class Cluster(DaskCluster):
         self._status = Status(getattr(status, "value", status))
 
     def _job_table(self) -> JobTable:
-        return job_table(self.controller.record if self.controller is not None else None, clock())
+        return job_table(self.controller.record if self.controller is not None else None, clock(), self._notes())
+
+    def _notes(self) -> Sequence[str]:
+        """What the backends want to be known."""
+        telling = {id(each): each for each in self._backends.values() if isinstance(each, Telling)}
+        return [note for backend in telling.values() for note in backend.notes()]
 
     @property
     def records(self) -> Sequence[Record]:
@@ -441,7 +454,8 @@ class Cluster(DaskCluster):
         if self.engine is not None:
             with suppress(AdaptiveError):
                 holders = [str(holding) for holding in await self.engine.holders()]
-        return explanation(self.controller.record if self.controller is not None else None, holders)
+        record = self.controller.record if self.controller is not None else None
+        return explanation(record, holders, self._notes())
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
         status = f'<tr><td colspan="2">{status_html(self.records, self.name)}</td></tr>'

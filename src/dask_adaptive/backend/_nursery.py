@@ -350,8 +350,11 @@ class Nursery:
             job.reason = f"a worker ended: {describe(code)}"
             self.say(op="changed", number=job.number, reason=job.reason, exit_code=None)
 
+    def orphaned(self) -> bool:
+        return os.getppid() != self.owner  # a child that the owner forked may keep the socket open: look for ourselves
+
     def tick(self) -> None:
-        if os.getppid() != self.owner:  # a child that the owner forked may keep the socket open: look for ourselves
+        if self.orphaned():
             self.close()
         for job in list(self.jobs.values()):
             used = max(map(memory_bytes, job.pids), default=0) if job.limit_bytes else 0

@@ -1,0 +1,313 @@
+"""A connection to one host, with the agent (``_remote.py``) that runs at its other end for as long as it lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+
+from dask_adaptive.backend.hosts import Host
+from dask_adaptive.errors import Ambiguous, Unavailable
+from dask_adaptive.waiting import within
+
+__all__ = ["Link", "Message"]
+
+Message = dict[str, Any]
+
+OLDEST_PYTHON = (3, 10)
+MARK = "dask-adaptive-agent"
+BOOT = (
+    f'import sys,json;print("\\n{MARK}",*sys.version_info[:3]);sys.stdout.flush();'
+    "exec(json.loads(sys.stdin.readline()))"
+)
+LOADER = """
+import sys, types
+for name, text in {modules!r}:
+    sys.modules[name] = types.ModuleType(name)
+    exec(compile(text, name, "exec"), sys.modules[name].__dict__)
+sys.modules[name].main({options!r})
+"""
+MODULES = ("_nursery", "_remote")
+CONNECTING_S = 15.0
+CLOSING_S = 5.0
+
+
+class Link:
+    """A living connection to a host.
+
+    Parameters
+    ----------
+    host:
+        The host.
+    connection, process:
+        The connection, and the agent on it.
+    on_message:
+        Called with what the agent says without being asked.
+    on_lost:
+        Called once, when the connection is gone, with the reason.
+
+    Attributes
+    ----------
+    hello:
+        What the agent said first: ``python``, ``version``, ``distributed``, ``cores``, ``load``, ``place``.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        connection: asyncssh.SSHClientConnection,
+        process: asyncssh.SSHClientProcess[bytes],
+        on_message: Callable[[Message], None],
+        on_lost: Callable[[Link, str], None],
+    ) -> None:
+        self.host, self.hello = host, Message()
+        self._connection, self._process = connection, process
+        self._on_message, self._on_lost = on_message, on_lost
+        self._lines = _Lines(process)
+        self._calls: dict[int, asyncio.Future[Message]] = {}
+        self._numbers = itertools.count(1)
+        self._reading: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        host: Host,
+        python: str,
+        options: Mapping[str, Any],
+        ssh: Mapping[str, Any],
+        accept_new: bool,
+        on_message: Callable[[Message], None],
+        on_lost: Callable[[Link, str], None],
+    ) -> Link:
+        """Connect, check the host's key, start the agent and hear its hello.
+
+        ``options`` are for the agent (``host``, ``directory``, ``grace_s``, ``log_bytes``), ``ssh`` for asyncssh.
+        Raises ``Unavailable`` with a sentence that names the host and says what to do.
+        """
+        connection = await _connect(host, ssh, accept_new)
+        try:
+            command = f"exec {shlex.quote(python)} -c {shlex.quote(BOOT)}"
+            process = await connection.create_process(command, encoding=None)
+            link = cls(host, connection, process, on_message, on_lost)
+            await within(CONNECTING_S, link._greet(python, options))
+        except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
+            connection.abort()
+            raise Unavailable(f"{host.label}: {_words(error)}") from error
+        except BaseException:
+            connection.abort()
+            raise
+        link._reading = asyncio.ensure_future(link._read())
+        return link
+
+    async def _greet(self, python: str, options: Mapping[str, Any]) -> None:
+        line = b""
+        while not line.startswith(MARK.encode()):  # the shell of the user may have its word first
+            try:
+                line = await self._lines.next()
+            except EOFError:  # noqa: PERF203
+                raise Unavailable(await self._why_no_python(python)) from None
+        version = tuple(int(word) for word in line.split()[1:])
+        said = ".".join(map(str, version))
+        if version < OLDEST_PYTHON:
+            least = ".".join(map(str, OLDEST_PYTHON))
+            raise Unavailable(f"{self.host.label}: {python} is Python {said}; {least} or later is needed (python=)")
+        self._process.stdin.write(_program(tuple(sorted(options.items()))))
+        try:
+            self.hello = {**json.loads(await self._lines.next()), "version": said}
+        except (EOFError, ValueError) as error:
+            stderr = (await self._process.stderr.read(4000)).decode(errors="replace")
+            raise Unavailable(f"{self.host.label}: the agent did not start", stderr=stderr) from error
+        if self.hello["error"]:
+            raise Unavailable(f"{self.host.label}: {self.hello['error']}")
+        if not self.hello["distributed"]:
+            raise Unavailable(
+                f"{self.host.label}: {self.hello['python']} has no 'distributed'; install it there, or name an "
+                "environment that has it with python="
+            )
+
+    async def _why_no_python(self, python: str) -> str:
+        stderr = (await self._process.stderr.read(4000)).decode(errors="replace").strip()
+        done = await self._process.wait()
+        if done.exit_status in (126, 127):
+            return f"{self.host.label}: there is no Python {python!r} on it; python= names the one to use"
+        return f"{self.host.label}: {python} ended with exit code {done.exit_status}: {stderr or 'it said nothing'}"
+
+    # --- speaking ---
+
+    async def call(self, message: Message, timeout_s: float) -> Message:
+        """Ask the agent.
+
+        Raises ``Unavailable`` where the question was surely not sent, ``Ambiguous`` where the connection ended before
+        the answer, or there was none within ``timeout_s`` seconds; the connection is given up then.
+        """
+        if self._reading is None or self._reading.done():
+            raise Unavailable(f"{self.host.label}: the connection is cut")
+        number = next(self._numbers)
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._calls[number] = future
+        try:
+            self._process.stdin.write(json.dumps({**message, "call": number}).encode() + b"\n")
+            await asyncio.wait([future], timeout=timeout_s)
+            if not future.done():
+                self._connection.abort()
+                raise Ambiguous(f"{self.host.label}: no answer within {timeout_s:g} s")
+            return future.result()
+        except (asyncssh.Error, OSError) as error:
+            raise Ambiguous(f"{self.host.label}: {_words(error)}") from error
+        finally:
+            self._calls.pop(number, None)
+            future.cancel()
+
+    async def aclose(self) -> None:
+        """End the agent and the connection; what the agent started goes on."""
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        with contextlib.suppress(asyncio.TimeoutError, asyncssh.Error, OSError):
+            self._process.stdin.write_eof()
+            await within(CLOSING_S, self._process.wait_closed())
+            self._connection.close()
+            await within(CLOSING_S, self._connection.wait_closed())
+        self._connection.abort()
+
+    async def _read(self) -> None:
+        why = "the connection was closed by the host"
+        try:
+            while True:
+                self._hear(json.loads(await self._lines.next()))
+        except (asyncssh.Error, OSError, ValueError) as error:
+            why = _words(error)
+        except EOFError:
+            with contextlib.suppress(asyncio.TimeoutError, asyncssh.Error, OSError):
+                stderr = (await within(1.0, self._process.stderr.read(4000))).decode(errors="replace").strip()
+                why = f"the agent ended: {stderr.splitlines()[-1]}" if stderr else why
+        self._connection.abort()
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(Ambiguous(f"{self.host.label}: {why}"))
+        self._on_lost(self, why)
+
+    def _hear(self, message: Message) -> None:
+        future = self._calls.get(message.get("call", 0))
+        if future is None:
+            self._on_message(message)
+        elif not future.done():
+            future.set_result(message)
+
+
+class _Lines:
+    """Lines of any length from what a process prints."""
+
+    def __init__(self, process: asyncssh.SSHClientProcess[bytes]) -> None:
+        self._stdout, self._buffer = process.stdout, b""
+
+    async def next(self) -> bytes:
+        """The next one. Raises ``EOFError`` at the end."""
+        while b"\n" not in self._buffer:
+            data = await self._stdout.read(1 << 16)
+            if not data:
+                raise EOFError
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+
+@cache
+def _program(options: tuple[tuple[str, Any], ...]) -> bytes:
+    """The line that makes the waiting Python our agent."""
+    package = __package__ or ""
+    modules = [(f"{package}.{name}", Path(__file__).with_name(f"{name}.py").read_text("utf-8")) for name in MODULES]
+    return json.dumps(LOADER.format(modules=modules, options=dict(options))).encode() + b"\n"
+
+
+# --- connecting ----------------------------------------------------------------------------------------------------
+
+
+class _Gate(asyncssh.SSHClient):
+    """Asked by asyncssh about a host key that is not in known_hosts."""
+
+    def __init__(self, accept_new: bool) -> None:
+        self.accept_new = accept_new
+        self.connection: asyncssh.SSHClientConnection | None = None
+        self.complaint = ""
+        self.new: tuple[str, asyncssh.SSHKey] | None = None
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+        self.connection = conn
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
+        name = host if port == 22 else f"[{host}]:{port}"
+        known = getattr(self.connection, "_trusted_host_keys", None)
+        print_ = f"{key.get_algorithm()} {key.get_fingerprint()}"
+        if known:
+            self.complaint = (
+                f"its host key {print_} is not the one in known_hosts: either the host was set up anew (then "
+                f"ssh-keygen -R '{name}'), or somebody else answers in its place"
+            )
+            return False
+        if self.accept_new:
+            self.new = (name, key)
+            return True
+        self.complaint = (
+            f"its host key {print_} is not in known_hosts: connect once with ssh and compare, or trust every new host "
+            "with host_keys='accept-new'"
+        )
+        return False
+
+
+async def _connected(host: Host, options: Mapping[str, Any]) -> asyncssh.SSHClientConnection:
+    return await asyncssh.connect(host.address, **options)
+
+
+async def _connect(host: Host, ssh: Mapping[str, Any], accept_new: bool) -> asyncssh.SSHClientConnection:
+    gate = _Gate(accept_new)
+    options: dict[str, Any] = {"keepalive_interval": 10, "keepalive_count_max": 3, "login_timeout": CONNECTING_S}
+    options |= {"client_factory": lambda: gate, **ssh}
+    if host.user is not None:
+        options["username"] = host.user
+    if host.port is not None:
+        options["port"] = host.port
+    try:
+        connection = await within(CONNECTING_S, _connected(host, options))
+    except asyncssh.HostKeyNotVerifiable as error:
+        raise Unavailable(f"{host.label}: {gate.complaint or _words(error)}") from error
+    except asyncssh.PermissionDenied as error:
+        raise Unavailable(
+            f"{host.label}: it does not let us in ({_words(error)}); 'ssh {host.label}' has to work without a password"
+        ) from error
+    except asyncio.TimeoutError as error:
+        raise Unavailable(f"{host.label}: no connection within {CONNECTING_S:g} s") from error
+    except (asyncssh.Error, asyncssh.KeyImportError, OSError, ValueError) as error:
+        raise Unavailable(f"{host.label}: {_words(error)}") from error
+    if gate.new is not None:
+        await asyncio.to_thread(_remember, _known_hosts(connection), *gate.new)
+    return connection
+
+
+def _known_hosts(connection: asyncssh.SSHClientConnection) -> Path:
+    """The file that the key was looked for in, by what was given or is configured."""
+    given = getattr(connection, "_known_hosts", None) or "~/.ssh/known_hosts"
+    return Path(given if isinstance(given, str | os.PathLike) else given[0]).expanduser()
+
+
+def _remember(path: Path, name: str, key: asyncssh.SSHKey) -> None:
+    """Add a new host key, as ``ssh -o StrictHostKeyChecking=accept-new`` does."""
+    line = f"{name} {key.export_public_key('openssh').decode().strip()}\n"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
+        file.write(line)
+
+
+def _words(error: BaseException) -> str:
+    """An error of others in words."""
+    said = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
+    return said or type(error).__name__

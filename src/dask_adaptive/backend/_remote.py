@@ -1,0 +1,385 @@
+"""What runs on a host that is reached by SSH: an agent per connection, and a keeper per job that outlives it.
+
+It travels as source text, with ``_nursery.py`` whose parts it uses, and is run by the host's own Python; nothing of
+ours is installed there. Protocol: JSON lines on standard input and output. The agent says hello, and then answers:
+
+    {"op": "start", "call": 1, "low": {...}, "high": {...}, "secrets": {"FILE": "TEXT"}, "memory_bytes": 0,
+     "limit_bytes": 0, "jobs": [JOB, ...]}
+        where JOB is {"name": "...", "id": "...", "cluster": "...", "workers": [ARGV, ...]}. An ARGV that starts with
+        null is run by this Python; the host's environment overrides ``low``, and ``high`` overrides it
+    {"op": "jobs", "call": 2}
+    {"op": "cancel", "call": 3, "names": [...]}
+    {"op": "log", "call": 4, "name": "..."}
+
+Unasked it says ``{"op": "changed", "name": "...", "state": "...", "reason": "..."}``. It ends with its connection.
+
+Each job has a private folder below the user's state directory: ``job.json`` (what is known of it, written by its
+keeper), ``log`` and ``log.old`` (the newest of what it printed), and its credentials for as long as it lives. So a
+later connection, of this owner or of one that was started anew, finds every job again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dask_adaptive.backend._nursery import PR_SET_CHILD_SUBREAPER, Born, Nursery, control_process, reaped, send_signal
+
+LOOK_S = 0.25
+LIST_ENDED_S = 3600.0
+KEEP_ENDED_S = 86400.0
+KEEP_ENDED = 200
+
+Record = dict[str, Any]
+Message = dict[str, Any]
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file for this user's eyes only, whole or not at all."""
+    fresh = path.with_name(path.name + ".new")
+    with contextlib.suppress(FileNotFoundError):
+        fresh.unlink()
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def read_record(folder: Path) -> Record | None:
+    """What a job's folder says; None where there is nothing to be read."""
+    try:
+        record = json.loads((folder / "job.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def remove_secrets(folder: Path, record: Record) -> None:
+    """The credentials go when the job is over."""
+    for name in record["secrets"]:
+        with contextlib.suppress(OSError):
+            (folder / name).unlink()
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+
+def boot() -> str:
+    """A word that is another one after a restart of the machine."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def born(pid: int) -> str:
+    """When a process was started, in ticks since the boot; "" when it is gone, "?" where this cannot be told."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        if Path("/proc/self/stat").exists():
+            return ""
+        return "?" if send_signal(os.getpgid(pid), 0) else ""
+    return "" if fields[0] == "Z" else fields[19]
+
+
+def is_kept(record: Record) -> bool:
+    """Whether the keeper of a job lives."""
+    with contextlib.suppress(OSError):
+        return bool(record["boot"] == boot() and record["born"] == born(record["keeper"]))
+    return False
+
+
+def kill_rest(record: Record) -> None:
+    """Kill what is left of a job whose keeper is dead: processes of its group that are still in its session."""
+    group = record["group"]
+    if not group or record["boot"] != boot():
+        return
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if (int(fields[2]), int(fields[3])) == (group, record["keeper"]):
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+# --- the keeper of one job -----------------------------------------------------------------------------------------
+
+
+class Keeper(Nursery):
+    """Keeps one job: reads what it prints, watches its memory, ends it, and writes down how it ended.
+
+    It is the leader of a session of its own, so that no end of a connection reaches it.
+    """
+
+    def __init__(self, folder: Path, record: Record, options: Message) -> None:
+        ours, self.unused = socket.socketpair()
+        super().__init__(ours, os.open(os.devnull, os.O_WRONLY), options)
+        self.folder = folder
+        self.record = record
+        self.closing = True  # nobody speaks to it: it is over when its job is
+
+    def say(self, **message: Any) -> None:
+        """What the nursery would tell its owner is written down."""
+        state = {"changed": "running"}.get(message["op"], message["op"])
+        self.record.update(state=state, reason=message["reason"], exit_code=message["exit_code"])
+        if state == "ended":
+            self.record["ended_s"] = time.time()
+            remove_secrets(self.folder, self.record)
+        with contextlib.suppress(OSError):  # a full disk loses the reason, never a worker
+            self.write()
+
+    def write(self) -> None:
+        """Raises ``OSError`` where the disk is full."""
+        write_private(self.folder / "job.json", json.dumps(self.record))
+
+    def orphaned(self) -> bool:
+        """Its owner comes and goes."""
+        return False
+
+    def close(self) -> None:
+        """It was told to end (SIGTERM)."""
+        for number in list(self.jobs):
+            self.end(number, "cancelled")
+
+
+def keep(folder: Path, record: Record, wanted: Message, message: Message, options: Message) -> None:
+    """Be the keeper of a job until it is over; ``options["ready"]`` is told ``ok`` or what is wrong."""
+    control_process(PR_SET_CHILD_SUBREAPER, 1)  # orphans of workers come to us, so that their groups do vanish
+    record.update(keeper=os.getpid(), born=born(os.getpid()), boot=boot())
+    keeper = Keeper(folder, record, {**options, "owner": 0})
+    try:
+        keeper.write()
+        record["group"] = keeper.start_job(wanted, message)
+        keeper.write()
+        os.write(options["ready"], b"ok")
+    except OSError as error:
+        os.write(options["ready"], str(error).encode())
+        keeper.close()
+    os.close(options["ready"])
+    keeper.run()
+
+
+def become_keeper(*job: Any) -> NoReturn:
+    """In a new child of the agent: leave the connection, be the keeper, or, forked once more, a worker."""
+    code = 1
+    try:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        complaints = os.open(job[0] / "keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        for source, target in ((null, 0), (null, 1), (complaints, 2)):
+            os.dup2(source, target)
+        work = None
+        try:
+            keep(*job)
+        except Born as child:
+            work = child.work
+        if work is not None:
+            work()
+        code = 0
+    except BaseException:  # noqa: BLE001 - it must not come back to the agent's loop
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+# --- the agent -----------------------------------------------------------------------------------------------------
+
+
+class Agent:
+    """One per connection: answers its owner, and knows nothing but what is in the folders of the jobs."""
+
+    def __init__(self, options: Message) -> None:
+        self.options = options
+        self.host: str = options["host"]
+        home = options["directory"] or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+        self.place = Path(home).expanduser() / "dask-adaptive" / "jobs" / socket.gethostname()
+        self.seen: dict[str, tuple[str, str]] = {}
+        self.incoming = b""
+
+    def run(self) -> None:
+        """Until the connection ends."""
+        self.say(**self.hello())
+        while True:
+            readable = select.select([0], [], [], LOOK_S if self.alive() else None)[0]
+            if readable:
+                data = os.read(0, 1 << 16)
+                if not data:
+                    return
+                *lines, self.incoming = (self.incoming + data).split(b"\n")
+                for line in lines:
+                    self.answer(json.loads(line))
+            list(reaped())
+            self.look()
+
+    def say(self, **message: Any) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(1, data) :]
+
+    def hello(self) -> Message:
+        error = version = ""
+        try:
+            self.place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_private(self.place / f".probe-{os.getpid()}", "")
+            (self.place / f".probe-{os.getpid()}").unlink()
+            self.sweep()
+        except OSError as problem:
+            error = f"its state directory {self.place} cannot be written ({problem.strerror}); directory= names another"
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version("distributed")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return {
+            "op": "hello",
+            "error": error,
+            "distributed": version,
+            "python": sys.executable,
+            "cores": cores,
+            "load": os.getloadavg()[0],
+            "place": str(self.place),
+        }
+
+    def answer(self, message: Message) -> None:
+        answer = {"start": self.start, "jobs": self.jobs, "cancel": self.cancel, "log": self.log}[message["op"]]
+        self.say(op="answer", call=message["call"], **answer(message))
+
+    # --- looking ---
+
+    def records(self) -> Iterator[tuple[Path, Record]]:
+        """Every job that was started under this name of the host, as it is now."""
+        for folder in self.place.iterdir():
+            record = read_record(folder)
+            if record is None or record["host"] != self.host:
+                continue
+            if record["state"] != "ended" and not is_kept(record):
+                record = read_record(folder) or record  # it may have ended in the moment between
+                if record["state"] != "ended":
+                    self.bury(folder, record)
+            yield folder, record
+
+    def bury(self, folder: Path, record: Record) -> None:
+        """A job whose keeper did not live to write down its end."""
+        reason = "its keeper was killed" if record["boot"] == boot() else "its host was restarted"
+        with contextlib.suppress(OSError):
+            said = (folder / "keeper.log").read_text(errors="replace").strip().splitlines()
+            reason += f": {said[-1]}" if said else ""
+        kill_rest(record)
+        remove_secrets(folder, record)
+        record.update(state="ended", reason=reason, exit_code=None, ended_s=time.time())
+        with contextlib.suppress(OSError):
+            write_private(folder / "job.json", json.dumps(record))
+
+    def alive(self) -> bool:
+        return any(state != "ended" for state, _ in self.seen.values())
+
+    def look(self) -> None:
+        """Tell of every job that changed since the last look."""
+        seen = {record["name"]: (record["state"], record["reason"]) for _, record in self.records()}
+        for name, (state, reason) in seen.items():
+            if self.seen.get(name, (state, reason)) != (state, reason):
+                self.say(op="changed", name=name, state=state, reason=reason)
+        self.seen = seen
+
+    def sweep(self) -> None:
+        """Remove what ended long ago, and the oldest where there is much of it."""
+        ended = sorted((r["ended_s"], str(folder)) for folder, r in self.records() if r["state"] == "ended")
+        for place, (ended_s, folder) in enumerate(ended):
+            if time.time() - ended_s > KEEP_ENDED_S or place < len(ended) - KEEP_ENDED:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    # --- answers ---
+
+    def jobs(self, _: Message) -> Message:
+        words = ("id", "name", "cluster", "state", "reason", "exit_code")
+        recent_s = time.time() - LIST_ENDED_S
+        found = [record for _, record in self.records() if record["state"] != "ended" or record["ended_s"] > recent_s]
+        return {"jobs": [{word: record[word] for word in words} for record in found], "load": os.getloadavg()[0]}
+
+    def cancel(self, message: Message) -> Message:
+        for folder, record in self.records():
+            if folder.name in message["names"] and record["state"] != "ended":
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(record["keeper"], signal.SIGTERM)
+        return {}
+
+    def log(self, message: Message) -> Message:
+        data = b""
+        for name in ("log.old", "log"):
+            with contextlib.suppress(OSError):
+                data += (self.folder(message["name"]) / name).read_bytes()
+        return {"text": data[-self.options["log_bytes"] :].decode(errors="replace")}
+
+    def folder(self, name: str) -> Path:
+        return self.place / name if re.fullmatch(r"[\w.-]*\w", name) else self.place / "none"
+
+    # --- starting ---
+
+    def start(self, message: Message) -> Message:
+        refused = {}
+        environment = {**message["low"], **os.environ, **message["high"]}
+        for wanted in message["jobs"]:
+            try:
+                self.start_job(wanted, {**message, "environment": environment, "directory": str(Path.home())})
+            except OSError as error:  # noqa: PERF203
+                refused[wanted["name"]] = str(error)
+        return {"refused": refused}
+
+    def start_job(self, wanted: Message, message: Message) -> None:
+        """Raises ``OSError`` when it was surely not started."""
+        folder = self.folder(wanted["name"])
+        record = {word: wanted[word] for word in ("id", "name", "cluster")}
+        record |= {"host": self.host, "state": "running", "reason": "", "exit_code": None, "ended_s": 0.0, "group": 0}
+        record["secrets"] = list(message["secrets"])
+        folder.mkdir(mode=0o700)
+        try:
+            for name, text in message["secrets"].items():
+                write_private(folder / name, text)
+            answer = self.fork(folder, record, _for_nursery(wanted, folder, message), message)
+            if answer != b"ok":
+                raise OSError(answer.decode(errors="replace") or "its keeper ended at once")
+        except OSError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def fork(self, folder: Path, record: Record, wanted: Message, message: Message) -> bytes:
+        reader, writer = os.pipe()
+        try:
+            if os.fork() == 0:
+                os.close(reader)
+                become_keeper(folder, record, wanted, message, {**self.options, "ready": writer})
+            os.close(writer)
+            return os.read(reader, 4096)
+        finally:
+            os.close(reader)
+
+
+def _for_nursery(wanted: Message, folder: Path, message: Message) -> Message:
+    """The job as the nursery takes it: programs by their full path, and where its log goes."""
+    workers = []
+    for program, *arguments in wanted["workers"]:
+        path = sys.executable if program is None else shutil.which(program) or program
+        workers.append({"argv": [path, *arguments], "environment": {}})
+    limits = {"memory_bytes": message["memory_bytes"], "limit_bytes": message["limit_bytes"]}
+    return {"number": 1, "log": str(folder / "log"), "workers": workers, **limits}
+
+
+def main(options: Message) -> None:
+    """Be the agent of one connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(BrokenPipeError):
+        Agent(options).run()

@@ -1,0 +1,344 @@
+"""Jobs on hosts that are reached by SSH."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import dask.config
+
+from dask_adaptive.backend._link import Link, Message
+from dask_adaptive.backend._places import ANSWER_S, Place, Places, tell
+from dask_adaptive.backend.command import (
+    MODULE,
+    terminate_bytes,
+    worker_arguments,
+    worker_config,
+    worker_environment,
+)
+from dask_adaptive.backend.contracts import Wake
+from dask_adaptive.backend.hosts import Host, hosts_of
+from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, NoCapacity, Rejected, Unavailable
+from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
+
+__all__ = ["Ssh"]
+
+logger = logging.getLogger("dask_adaptive")
+
+ATTEMPTS = 3
+
+
+class Ssh:
+    """Runs jobs on hosts that are reached by SSH.
+
+    On each host a small agent, which comes and goes with the connection, starts a keeper per job, which does not. A cut
+    connection is repaired and ends nothing; whoever comes later finds the jobs by what their keepers wrote down.
+
+    Parameters
+    ----------
+    hosts:
+        As of ``hosts_of``: a list or a file of ``user@host:port*slots``.
+    python:
+        The interpreter for workers on the hosts. Default: the path of this one.
+    directory:
+        Where the hosts keep what is known of jobs, and their logs. Default: ``$XDG_STATE_HOME``, else
+        ``~/.local/state``, of the user there.
+    environment:
+        Variables for every worker.
+    host_keys:
+        ``"check"``: only hosts whose key is in known_hosts. ``"accept-new"``: the key of a host that is not is added to
+        it; a key that changed is refused all the same.
+    known_hosts:
+        The file of host keys. Default: as ``~/.ssh/config`` says, else ``~/.ssh/known_hosts``.
+    config:
+        The configuration of SSH. Default: ``~/.ssh/config``, with its users, ports, keys and jump hosts.
+    keys:
+        Private keys to log in with. Default: those of the configuration, of the agent, and of ``~/.ssh``.
+    connect_options:
+        More keyword arguments for ``asyncssh.connect``, such as ``tunnel`` or ``passphrase``.
+    lost_s:
+        After so many seconds without a connection the jobs of a host are no longer listed, and so are replaced once
+        their workers are gone; until then the list of jobs is ``Unavailable``.
+    grace_s:
+        Seconds between SIGTERM and SIGKILL.
+    log_bytes:
+        How much of the output of a job its host keeps: the newest ``log_bytes`` at least, twice that at most.
+
+    Raises
+    ------
+    ConfigError
+        For arguments that cannot be.
+    """
+
+    name = "ssh"
+    lag_s = 0.0
+    poll_s = 2.0
+
+    def __init__(
+        self,
+        hosts: Any = None,
+        *,
+        python: str | None = None,
+        directory: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        host_keys: Literal["check", "accept-new"] = "check",
+        known_hosts: str | os.PathLike[str] | None = None,
+        config: str | os.PathLike[str] | None = None,
+        keys: str | Sequence[str] | None = None,
+        connect_options: Mapping[str, Any] | None = None,
+        lost_s: float = 60.0,
+        grace_s: float = 5.0,
+        log_bytes: int = 1_000_000,
+        timeout_s: float = 60.0,
+    ) -> None:
+        if not grace_s >= 0 or not lost_s >= 0 or log_bytes < 1 or not timeout_s > 0:
+            raise ConfigError("grace_s and lost_s must not be negative; log_bytes and timeout_s must be positive")
+        if host_keys not in ("check", "accept-new"):
+            raise ConfigError(f"host_keys must be 'check' or 'accept-new', not {host_keys!r}")
+        self.hosts = hosts_of(hosts)
+        self.timeout_s, self.lost_s, self.grace_s = timeout_s, lost_s, grace_s
+        self._python = python or sys.executable
+        self._environment = dict(environment or {})
+        self._accept_new = host_keys == "accept-new"
+        self._agent = {"directory": directory or "", "grace_s": grace_s, "log_bytes": log_bytes}
+        said = {"known_hosts": known_hosts, "config": config, "client_keys": keys}
+        paths = {key: _expanded(value) for key, value in said.items() if value is not None}
+        self._ssh = {**paths, **(connect_options or {})}
+        self._places = Places(self.hosts, self._opened, lost_s)
+        self._mine: set[JobId] = set()
+        self._closed = False
+
+    # --- the contract ---
+
+    async def start(self) -> None:
+        """Meet every host. Raises ``NoCapacity`` when none of them can be used; ``submit`` meets them otherwise."""
+        await self._places.meet()
+        if self.hosts and all(place.reason for place in self._places):
+            raise NoCapacity(f"no host can be used: {self._places.reasons()}")
+
+    async def submit(self, batch: Batch) -> Sequence[JobId]:
+        """Start the jobs, on the least loaded hosts first. Returns as soon as their processes exist."""
+        if self._closed:
+            raise Rejected("this backend is closed")
+        if not self.hosts:
+            raise Rejected("no hosts were given: hosts=['user@host*slots', ...]")
+        if batch.spec.gpus:
+            raise Rejected("gpus= is not supported by the ssh backend; say resources= and CUDA_VISIBLE_DEVICES")
+        await self._places.meet()
+        message, names = await _message(batch, self._environment), list(batch.names)
+        started: dict[str, JobId] = {}
+        unsure: list[str] = []
+        refusals: list[str] = []
+        for _ in range(ATTEMPTS):
+            shares = await self._places.shares(names, batch.spec.shape)
+            if not shares:
+                break
+            parts = await asyncio.gather(*(self._start(*share, batch, message) for share in shares))
+            for ids, doubts, refused in parts:
+                started |= ids
+                unsure += doubts
+                refusals += refused.values()
+            names = [name for name in names if name not in started and name not in unsure]
+        return self._outcome(batch, started, unsure, refusals)
+
+    async def jobs(self, cluster: str) -> Sequence[Job]:
+        """Every job of the cluster on every host, whoever started it; ended ones for an hour.
+
+        Raises ``Unavailable`` while a host with living jobs cannot be reached; after ``lost_s`` its jobs are left out.
+        """
+        await self._places.meet()
+        await self._places.repair()
+        places = [place for place in self._places if place.link is not None]
+        found: dict[JobId, Job] = {}
+        for jobs in await asyncio.gather(*(self._listed(place, cluster) for place in places)):
+            found |= {job.id: job for job in jobs}
+        await self._places.give_back()
+        return list(found.values())
+
+    async def cancel(self, ids: Collection[JobId]) -> None:
+        """SIGTERM to the process groups, SIGKILL after ``grace_s``; on a host that is lost, when it is back."""
+        wanted: dict[str, list[JobId]] = {}
+        for each in ids:
+            wanted.setdefault(each.partition("@")[2], []).append(each)
+        places = (place for place in self._places if place.host.label in wanted)
+        told = (self._cancelled(place, wanted[place.host.label]) for place in places)
+        errors = await asyncio.gather(*told, return_exceptions=True)
+        for error in errors:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def log(self, id: JobId) -> str:
+        """The newest ``log_bytes`` of what the job printed, from its host, for a day after its end."""
+        name, _, label = id.partition("@")
+        place = self._places.named(label)
+        if place is None:
+            return ""
+        link = await self._places.link(place)
+        return str((await link.call({"op": "log", "name": name}, ANSWER_S))["text"])
+
+    async def aclose(self) -> None:
+        """End every job that this object started, and every connection."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._end_mine()
+        await self._places.aclose()
+
+    def watch(self, wake: Wake) -> None:
+        """Call ``wake`` when a job changed or a connection was cut."""
+        self._places.wakes.append(wake)
+
+    def notes(self) -> Sequence[str]:
+        """What is to be known of the hosts now: which are set aside and why, and what is odd about the others."""
+        return self._places.notes()
+
+    def slots(self, shape: Shape) -> int:
+        """How many jobs of a shape the hosts run at the same time; a host that was never reached counts as said."""
+        return self._places.slots(shape)
+
+    # --- submitting ---
+
+    async def _opened(self, host: Host, hear: Callable[[Message], None], lose: Callable[[Link, str], None]) -> Link:
+        options = {**self._agent, "host": host.label}
+        return await Link.open(host, host.python or self._python, options, self._ssh, self._accept_new, hear, lose)
+
+    async def _start(
+        self, place: Place, names: Sequence[str], batch: Batch, message: Message
+    ) -> tuple[dict[str, JobId], list[str], dict[str, str]]:
+        """Start some jobs on a host: what runs, what may run, and what surely does not, with the reason."""
+        ids = {name: JobId(f"{name}@{place.host.label}") for name in names}
+        try:
+            link = await self._places.link(place)
+            jobs = [_job(batch, name, ids[name], link.hello["place"]) for name in names]
+            refused = (await link.call({**message, "jobs": jobs}, self.timeout_s / 2))["refused"]
+        except Unavailable as error:
+            return {}, [], dict.fromkeys(names, str(error))
+        except Ambiguous:
+            place.alive |= set(ids.values())  # so that nobody believes a list without this host
+            self._mine |= set(ids.values())
+            return {}, list(names), {}
+        finally:
+            place.coming -= len(names)
+        if refused:
+            place.fail(f"{place.host.label}: {next(iter(refused.values()))}", time.monotonic())
+        else:
+            place.serves()
+        started = {name: each for name, each in ids.items() if name not in refused}
+        place.alive |= set(started.values())
+        self._mine |= set(started.values())
+        return started, [], refused
+
+    def _outcome(
+        self, batch: Batch, started: Mapping[str, JobId], unsure: Sequence[str], refusals: Sequence[str]
+    ) -> Sequence[JobId]:
+        first = [name for name in batch.names if name in started]
+        if unsure or tuple(first) != batch.names[: len(first)]:
+            said = f"{len(started)} of {batch.count} jobs were started, {len(unsure)} more perhaps"
+            raise Ambiguous("; ".join([said, *dict.fromkeys(refusals), self._places.reasons()]))
+        if not started:
+            used = sum(len(place.alive) + place.coming for place in self._places if place.link is not None)
+            hosts = sum(place.link is not None for place in self._places)
+            why = f"all {used} slots of {hosts} hosts are used" if hosts else "no host can be used"
+            raise NoCapacity("; ".join(filter(None, [why, *dict.fromkeys(refusals), self._places.reasons()])))
+        return [started[name] for name in first]
+
+    # --- looking and ending ---
+
+    async def _listed(self, place: Place, cluster: str) -> list[Job]:
+        try:
+            link = await self._places.link(place)
+            answer = await link.call({"op": "jobs"}, ANSWER_S)
+        except BackendError as error:
+            if not place.alive:
+                return []
+            raise Unavailable(f"{len(place.alive)} jobs run on a host that cannot be asked: {error}") from error
+        place.load = answer["load"]
+        place.alive = {JobId(each["id"]) for each in answer["jobs"] if each["state"] != JobState.ENDED.value}
+        if place.alive and time.monotonic() >= place.retry_s:
+            place.serves()
+        return [_listed(each, place.host.label) for each in answer["jobs"] if each["cluster"] == cluster]
+
+    async def _cancelled(self, place: Place, ids: Collection[JobId]) -> None:
+        if place.link is None and self._places.is_lost(place):
+            place.told |= set(ids)
+            return
+        link = await self._places.link(place)
+        try:
+            await tell(link, ids)
+        except Ambiguous as error:
+            raise Unavailable(str(error)) from error
+
+    async def _end_mine(self) -> None:
+        """Cancel what this object started and wait until it is gone; say what could not be ended."""
+        end_s = time.monotonic() + 2 * self.grace_s + 10
+        while time.monotonic() < end_s and (left := [each for each in self._places if each.alive & self._mine]):
+            done = await asyncio.gather(*(self._ended(place) for place in left))
+            if not any(done):
+                break
+            await asyncio.sleep(0.05)
+        for place in self._places:
+            if place.alive & self._mine:
+                count = len(place.alive & self._mine)
+                logger.warning("%d jobs on host %s were not seen to end", count, place.reason or place.host.label)
+
+    async def _ended(self, place: Place) -> bool:
+        """Tell our jobs of a host to end, and look; False when that cannot be done."""
+        try:
+            await self._cancelled(place, place.alive & self._mine)
+            await self._listed(place, "")
+        except BackendError:
+            return False
+        return True
+
+
+# --- the parts without state --------------------------------------------------------------------------------------
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, str | os.PathLike):
+        return str(Path(value).expanduser())
+    return [_expanded(each) for each in value]
+
+
+async def _message(batch: Batch, environment: Mapping[str, str]) -> Message:
+    """What is the same for all jobs of a batch."""
+    config = worker_config(batch.spec)
+    bare = replace(batch.spec, environment={})
+    high = {"DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(config), "PYTHONUNBUFFERED": "1"}
+    try:
+        secrets = {key: await asyncio.to_thread(Path(path).read_text) for key, path in batch.spec.tls.items()}
+    except OSError as error:
+        raise Rejected(f"the TLS files of the job cannot be read: {error}") from error
+    return {
+        "op": "start",
+        "low": worker_environment({}, config, bare),
+        "high": {**high, **environment, **batch.spec.environment},
+        "secrets": secrets,
+        "limit_bytes": terminate_bytes(config, batch.spec),
+        "memory_bytes": batch.spec.shape.memory_bytes,
+    }
+
+
+def _job(batch: Batch, name: str, id: JobId, place: str) -> Message:
+    """One job of a start message; ``place`` is where the host keeps the folders of jobs."""
+    spec = batch.spec
+    workers = [list(spec.command)] if spec.command else _workers(spec, name, f"{place}/{name}")
+    return {"name": name, "id": id, "cluster": batch.cluster, "workers": workers}
+
+
+def _workers(spec: Spec, job: str, folder: str) -> list[list[str | None]]:
+    spec = replace(spec, tls={key: f"{folder}/{key}" for key in spec.tls})
+    return [[None, "-m", MODULE, *worker_arguments(spec, job, i)] for i in range(spec.shape.workers)]
+
+
+def _listed(said: Mapping[str, Any], label: str) -> Job:
+    state = JobState(said["state"])
+    reason = said["reason"] or (f"on {label}" if state is JobState.RUNNING else "")
+    return Job(JobId(said["id"]), said["name"], state, reason, said["exit_code"])
