@@ -20,7 +20,6 @@ from dask_adaptive.model import Job, JobId, JobState, Spec
 __all__ = ["Pbs", "jobs_of", "per_node", "span"]
 
 INDEX = "^array_index^"  # in paths of output: the number of the element
-
 STATES = {
     **dict.fromkeys("QHWTM", JobState.QUEUED),  # queued, held, waiting for its time, in transit, moved elsewhere
     **dict.fromkeys("RSUB", JobState.RUNNING),  # also suspended, by an operator or by who sits at its host
@@ -36,23 +35,21 @@ AT_ONCE = 500  # ids in one command: one that goes over SSH has to fit into 128 
 
 @dataclass(frozen=True)
 class Pbs:
-    """The language of PBS Pro and OpenPBS. ``probe`` learns ``history``, whether the server tells how ended jobs ended
-    (``job_history_enable``), and ``largest``, its ``max_array_size``.
-    """
+    """The language of PBS Pro and OpenPBS. ``largest`` and ``history`` (of ended jobs) are learned from the server."""
 
-    history: bool = False
-    largest: int = 1000
-
-    name = "pbs"
-    options = ()
-    prefix = "#PBS"
-    index = "${PBS_ARRAY_INDEX:-0}"
-    first = 0
-    attempt = "$(date +%s)"  # the second of its start: a job is not told how often it was started
-    lag_s = 5.0
-    poll_s = 5.0
-    gone = frozenset({0, 35, 153, 156})
+    options: ClassVar[tuple[str, ...]] = ()
+    gone: ClassVar[frozenset[int]] = frozenset({0, 35, 153, 156})
     """What qdel says of a job that has ended: has finished, is not known, is no element."""
+
+    name: str = "pbs"
+    prefix: str = "#PBS"
+    index: str = "${PBS_ARRAY_INDEX:-0}"
+    first: int = 0
+    attempt: str = "$(date +%s)"  # the second of its start: a job is not told how often it was started
+    lag_s: float = 5.0
+    poll_s: float = 5.0
+    largest: int = 1000
+    history: bool = False
 
     def probe(self) -> Sequence[Call]:
         """The attributes of the server."""
@@ -60,7 +57,8 @@ class Pbs:
 
     def probed(self, answers: Sequence[Answer]) -> Pbs:
         """Whether there is a history, and how large an array may be."""
-        said = answers[0].stdout
+        if NO_SERVER.search(said := answers[0].said + answers[0].stdout):
+            raise _failure(answers[0], Unavailable)
         largest = re.search(r"^\s*max_array_size = (\d+)$", said, re.M)
         history = re.search(r"^\s*job_history_enable = True$", said, re.M) is not None
         return replace(self, history=history, largest=int(largest[1]) if largest else self.largest)
@@ -116,13 +114,11 @@ class Pbs:
 
     def recalled(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """Those that ended. What is not known any more makes an exit code, and is left out."""
-        jobs = [job for answer in answers for job in jobs_of(_paragraphs(answer))]
-        return [job for job in jobs if job.state is JobState.ENDED]
+        return [job for each in answers for job in jobs_of(_paragraphs(each)) if job.state is JobState.ENDED]
 
     def cancel(self, ids: Collection[JobId]) -> Sequence[Call]:
         """Element by element: ``qdel`` of a large array as a whole may never come back (seen with Torque)."""
-        words = list(ids)
-        return [Call(("qdel", *words[i : i + AT_ONCE])) for i in range(0, len(words), AT_ONCE)]
+        return [Call(("qdel", *list(ids)[i : i + AT_ONCE])) for i in range(0, len(ids), AT_ONCE)]
 
     def cancelled(self, answers: Sequence[Answer]) -> None:
         """Exit codes that mean "gone" are fine: the others of the command were deleted all the same."""
@@ -132,7 +128,7 @@ class Pbs:
 
     def log(self, id: JobId, log: str) -> str:
         """Where the output arrives when the job has ended."""
-        return log.replace("%", element(id))
+        return log.replace("%", _element(id))
 
 
 def word(text: str) -> str:
@@ -158,14 +154,7 @@ def clock(seconds: float) -> str:
 
 def span(count: int, spec: Spec) -> str:
     """``0-9``, or ``0-9%2`` where two may run at a time."""
-    throttle = spec.request.throttle
-    return f"0-{count - 1}" + f"%{throttle}" * bool(throttle)
-
-
-def element(id: str) -> str:
-    """The number in ``10[3].server``; 0 outside of an array."""
-    match = re.match(r"\d+\[(\d+)\]", id)
-    return match[1] if match else "0"
+    return f"0-{count - 1}" + f"%{spec.request.throttle}" * bool(spec.request.throttle)
 
 
 def jobs_of(found: Mapping[str, Mapping[str, str]]) -> Iterator[Job]:
@@ -181,20 +170,23 @@ def jobs_of(found: Mapping[str, Mapping[str, str]]) -> Iterator[Job]:
             reason = comment or reason
         elif STATES[letter] is JobState.ENDED:
             code, reason = _end(about.get("Exit_status", about.get("exit_status", "")), comment)
-        yield Job(JobId(job_id), f"{name}.{element(job_id)}", STATES[letter], reason, code)
+        yield Job(JobId(job_id), f"{name}.{_element(job_id)}", STATES[letter], reason, code)
 
 
 def _end(said: str, comment: str) -> tuple[int | None, str]:
     """Exit code and reason. A status over 256 is a signal, a negative one says why PBS ended the job."""
     if not said:
         return None, comment or "deleted before it ran"
-    status = int(said)
-    if status < 0:
+    if (status := int(said)) < 0:
         return None, OWN.get(status, f"ended by the batch system (status {status})")
     code = status if status <= 256 else 256 - status
     if re.search(r"terminated|exceeded", comment):
         return code, comment
     return code, f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
+
+
+def _element(job_id: str) -> str:
+    return match[1] if (match := re.match(r"\d+\[(\d+)\]", job_id)) else "0"
 
 
 def _failure(answer: Answer, kind: type[Rejected | NoCapacity | Unavailable]) -> Exception:
@@ -204,8 +196,5 @@ def _failure(answer: Answer, kind: type[Rejected | NoCapacity | Unavailable]) ->
 
 def _paragraphs(answer: Answer) -> Mapping[str, Mapping[str, str]]:
     """The long form: a paragraph for each job; long lines are folded by a line end and a tab."""
-    found = {}
-    for paragraph in re.split(r"^Job Id: ", answer.stdout.replace("\n\t", ""), flags=re.M)[1:]:
-        job_id, *lines = paragraph.split("\n")
-        found[job_id.strip()] = dict(line.strip().split(" = ", 1) for line in lines if " = " in line)
-    return found
+    jobs = [each.split("\n") for each in re.split(r"^Job Id: ", answer.stdout.replace("\n\t", ""), flags=re.M)[1:]]
+    return {job_id: dict(line.strip().split(" = ", 1) for line in lines if " = " in line) for job_id, *lines in jobs}
