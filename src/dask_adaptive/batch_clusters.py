@@ -81,7 +81,7 @@ class BatchCluster(Cluster):
         Where the scheduler listens. Defaults: every interface, any free port, Dask's usual 8787, TLS; a
         ``dashboard_address`` of None: no dashboard.
     security:
-        True (default): credentials are made for this cluster; False: no encryption; or Dask's TLS options.
+        As of ``Cluster``: credentials are made for this cluster if nothing else is said or configured.
     n_workers, pools, name, journal, scheduler_options, silence_logs, asynchronous, loop, quiet, **options:
         As of ``Cluster``; arguments of the backend (``log_directory`` and so on) as well.
 
@@ -127,7 +127,7 @@ class BatchCluster(Cluster):
         super().__init__(
             options.get("backend", self.batch_system),
             pools,
-            security=protocol not in ("tcp", "ws") if security is None else security,
+            security=False if security is None and protocol in ("tcp", "ws") else security,
             scheduler_options={**where, **(scheduler_options or {})},
             **translated,
         )

@@ -60,7 +60,8 @@ class Cluster(DaskCluster):
     scheduler:
         Address of a living scheduler to attach to; it is never closed. None: start one in this process.
     security:
-        Dask's TLS options; True makes temporary credentials.
+        Dask's TLS options; True makes temporary credentials, False means no encryption. Default: as Dask is configured;
+        where it is not and a backend runs jobs on other machines, True.
     name:
         Name of the cluster. Default: made up.
     n_workers:
@@ -125,8 +126,9 @@ class Cluster(DaskCluster):
         self._alerts = Alerts(hooks_of(setting("on-event") if on_event is None else on_event), self._hook_failed)
         self._troubles: Troubles = {}
         self._scheduler_options = dict(scheduler_options or {})
-        self.security = security_of(security)
         self._backends = {} if self._brings_workers else backends_of(self._options)
+        self._elsewhere = any(getattr(each, "elsewhere", False) for each in self._backends.values())
+        self.security = security_of(security, encrypt=self._elsewhere and scheduler is None)
         self.scheduler: Scheduler | None = None
         self.engine: DaskEngine | None = None
         self.controller: Controller | None = None
@@ -189,7 +191,7 @@ class Cluster(DaskCluster):
     async def _connect(self) -> DaskEngine:
         """Reach the scheduler: the one that a subclass set, the one given, or one of our own."""
         if self.scheduler_comm is None and self._attached is None:
-            options = {"host": "127.0.0.1", "port": 0, **self._scheduler_options}
+            options = {"host": None if self._elsewhere else "127.0.0.1", "port": 0, **self._scheduler_options}
             if options.get("dashboard") is False:  # it serves metrics still, on Dask's usual port if nothing is said
                 options["dashboard_address"] = f"{options['host'] or '127.0.0.1'}:0"
             self.scheduler = await Scheduler(security=self.security, **options)

@@ -15,10 +15,13 @@ from dask_adaptive.errors import ConfigError
 __all__ = ["security_of", "worker_files"]
 
 
-def security_of(given: Security | Mapping[str, Any] | bool | None) -> Security:
-    """Dask's TLS options from what a user may give."""
+def security_of(given: Security | Mapping[str, Any] | bool | None, *, encrypt: bool = False) -> Security:
+    """Dask's TLS options from what a user may give. ``encrypt``: with credentials made now, where nothing is said."""
+    if given is None and encrypt:
+        configured = Security()
+        given = configured if configured.require_encryption or configured.tls_ca_file else True
     if given is True:
-        return Security.temporary()
+        return _temporary()
     if isinstance(given, Mapping):
         return Security(**given)
     if given is None or given is False:
@@ -26,6 +29,14 @@ def security_of(given: Security | Mapping[str, Any] | bool | None) -> Security:
     if isinstance(given, Security):
         return given
     raise ConfigError(f"security must be a distributed Security, its options or True, not {given!r}")
+
+
+def _temporary() -> Security:
+    try:
+        return Security.temporary()
+    except ImportError:
+        needed = "pip install cryptography, or security=False for a cluster that everybody in reach may use"
+        raise ConfigError(f"credentials cannot be made: {needed}") from None
 
 
 def worker_files(security: Security, until_closed: ExitStack) -> dict[str, str]:

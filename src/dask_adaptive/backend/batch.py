@@ -100,6 +100,7 @@ class BatchSystem:
         For arguments that cannot be.
     """
 
+    elsewhere = True
     ends_with_owner = False
     takes_requests = True
 
@@ -161,7 +162,8 @@ class BatchSystem:
         """What keeps us waiting now ("squeue has not answered for 12 s"), else an empty text."""
         now_s = time.monotonic()
         waits = [(program, now_s - since_s) for program, since_s in self._waiting.values()]
-        return "; ".join(f"{name} has not answered for {waited:.0f} s" for name, waited in waits if waited >= SLOW_S)
+        late = [(name, waited // SLOW_S * SLOW_S) for name, waited in waits if waited >= SLOW_S]
+        return "; ".join(f"{name} has not answered for {waited:.0f} s" for name, waited in late)
 
     async def submit(self, batch: Batch) -> Sequence[JobId]:
         """Submit the jobs in one command, as an array; fewer than asked for where a limit does not allow more now."""

@@ -18,9 +18,10 @@ class Backend(Protocol):
     """*How*: submits, lists and cancels jobs of one resource manager.
 
     Only ``BackendError`` and its kin leave these methods. Every method returns within ``timeout_s`` seconds or raises.
-    A backend whose jobs end with the process that holds it also says so: ``ends_with_owner = True``. One that knows how
-    often its list is worth a look has ``poll_s``, in seconds, and one that may have to wait for its manager ``trouble``:
-    a sentence about what keeps it waiting now, else an empty text. Both may change at any time.
+    One that runs jobs on other machines says ``elsewhere = True``: then traffic is encrypted where nothing else is
+    said. A backend whose jobs end with the process that holds it also says so: ``ends_with_owner = True``. One that
+    knows how often its list is worth a look has ``poll_s``, in seconds, and one that may have to wait for its manager
+    ``trouble``: a sentence about what keeps it waiting now, else an empty text. Both may change at any time.
     """
 
     name: str
