@@ -99,7 +99,7 @@ class SSHCluster(Cluster):
 
     def _slots(self) -> int:
         """Where no maximum is given: as many jobs as the hosts have slots."""
-        return max(1, *(self._ssh.slots(options.shape()) for options in self._options.values()))
+        return max(1, *(int(self._ssh.slots(options.shape())) for options in self._options.values()))
 
 
 def _backend_options() -> list[str]:
@@ -117,7 +117,7 @@ def _security(given: Security | Mapping[str, Any] | bool | None) -> Security | M
 def _address(interface: str | None, first: Host) -> str:
     """Our address on an interface, or on the way to a host."""
     try:
-        return get_ip_interface(interface) if interface is not None else get_ip(first.address)
+        return str(get_ip_interface(interface) if interface is not None else get_ip(first.address))
     except ValueError as error:
         raise ConfigError(f"interface={interface!r}: {error}") from error
     except OSError:  # a name that only ~/.ssh/config knows

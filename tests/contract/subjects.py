@@ -19,6 +19,7 @@ from typing import Literal
 
 import psutil
 from tests.fakes.memory import MemoryBackend
+from tests.sshd import running_hosts
 
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.backend.local import Local
@@ -138,3 +139,14 @@ def marked(mark: str) -> list[str]:
             if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(f"{process.pid} {process.name()}")
     return found
+
+
+@subject("ssh", system="ssh")
+async def ssh(directory: Path) -> AsyncIterator[Subject]:
+    """Two servers of OpenSSH on loopback."""
+    from dask_adaptive.backend.ssh import Ssh
+
+    with running_hosts(directory / "hosts") as hosts:
+        backend = Ssh(hosts.words(slots=12), grace_s=2, **hosts.options)
+        yield Subject(backend, hosts.left)
+        await backend.aclose()
