@@ -20,6 +20,7 @@ from typing import Any
 
 from distributed import Scheduler
 
+from dask_adaptive.adaptive import adaptive_limits
 from dask_adaptive.alerts import hooks_of
 from dask_adaptive.cluster import Cluster
 from dask_adaptive.config import (
@@ -28,7 +29,6 @@ from dask_adaptive.config import (
     Scaling,
     check_keys,
     count_of,
-    limits_of,
     plain_keys,
     scaling_of,
     seconds_of,
@@ -36,6 +36,7 @@ from dask_adaptive.config import (
 )
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.marked import read_marked
+from dask_adaptive.model import Limits
 from dask_adaptive.options import PoolOptions, pool_options
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.contracts import Policy
@@ -141,6 +142,24 @@ class Description:
         return pool_options(self.pools, {})
 
     @property
+    def sizes(self) -> Mapping[str, Limits]:
+        """Between how many jobs each pool moves, as ``adapt`` will have it."""
+        default = count_of("adaptive.maximum-jobs", setting("maximum-jobs"))
+        pools = {name: (each.shape(), each.pool(name).limits) for name, each in self.options.items()}
+        return {name: adaptive_limits(self.limits, *each, default, name) for name, each in pools.items()}
+
+    @property
+    def policy_name(self) -> str:
+        """The policy, by name."""
+        named = self.policy.get("name") if isinstance(self.policy, Mapping) else self.policy
+        return str(named or ("target-duration" if self.target_duration is not None else setting("policy")))
+
+    @property
+    def scaling(self) -> Scaling:
+        """The seconds of ``interval``, of patience, and of ``target_duration``."""
+        return scaling_of(self.interval, self.wait_count, self.target_duration)
+
+    @property
     def idle_timeout_s(self) -> float | None:
         """Seconds without work and clients after which a head ends its cluster; None: never."""
         return None if self.idle_timeout is None else seconds_of("idle-timeout", self.idle_timeout)
@@ -233,6 +252,7 @@ def _described(document: Mapping[str, Any]) -> Description:
     for key, check in _CHECKS.items():
         if said.get(key) is not None:
             attempt(check, description, (spelled[key],))
+    attempt(lambda whole: (whole.sizes, whole.scaling), description, ())  # with what is configured and not said here
     return description
 
 
@@ -241,13 +261,13 @@ def _described(document: Mapping[str, Any]) -> Description:
 
 def _policy_of(description: Description) -> Policy:
     """The policy that is described with arguments, or by its name alone."""
-    chosen = description.policy if description.policy is not None else setting("policy")
-    options = plain_keys({"name": chosen} if isinstance(chosen, str) else chosen)
-    kind = load_policy(options.pop("name"))
+    kind = load_policy(description.policy_name)
+    options = plain_keys(description.policy) if isinstance(description.policy, Mapping) else {}
+    options.pop("name", None)
     known = inspect.signature(kind).parameters
     check_keys("argument of the policy:", options, known)
     if issubclass(kind, TargetDuration):
-        options.setdefault("target_duration_s", _scaling_of(description).target_duration_s)
+        options.setdefault("target_duration_s", description.scaling.target_duration_s)
     missing = [key for key, each in known.items() if each.default is each.empty and key not in options]
     if missing:
         raise ConfigError(f"policy must say {' and '.join(missing)} as well as its name")
@@ -264,15 +284,6 @@ def _check_policy(description: Description) -> None:
     if not isinstance(chosen, str | Mapping):
         raise ConfigError(f"policy must be a name, or a name and arguments, not {chosen!r}")
     _policy_of(description)
-
-
-def _scaling_of(description: Description) -> Scaling:
-    return scaling_of(description.interval, description.wait_count, description.target_duration)
-
-
-def _check_limit(description: Description) -> None:
-    for options in description.options.values():
-        limits_of(description.limits, options.shape(), None)
 
 
 def _check_budget(description: Description) -> None:
@@ -333,7 +344,7 @@ def _check_head(description: Description) -> None:
 
 _CHECKS: Mapping[str, Callable[[Description], object]] = {
     "name": _check_name,
-    **dict.fromkeys(_BOUNDS, _check_limit),
+    **dict.fromkeys(_BOUNDS, lambda said: said.sizes),
     "interval": lambda said: scaling_of(interval=said.interval),
     "wait_count": lambda said: scaling_of(wait_count=said.wait_count),
     "target_duration": lambda said: scaling_of(target_duration=said.target_duration),

@@ -73,6 +73,8 @@ class Local:
     gpus:
         The GPUs to hand out, by number or by the names that ``CUDA_VISIBLE_DEVICES`` takes. Default: those of
         ``CUDA_VISIBLE_DEVICES``, else what ``nvidia-smi`` lists.
+    timeout_s:
+        After how many seconds without an answer the helper process is given up.
 
     Attributes
     ----------

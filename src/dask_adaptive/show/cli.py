@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from typing import Any
 import click
 
 from dask_adaptive.errors import AdaptiveError, ConfigError, nearest
+from dask_adaptive.show.file_commands import COMMANDS as FILE_COMMANDS
 from dask_adaptive.show.head_commands import COMMANDS as HEAD_COMMANDS
+from dask_adaptive.show.script import script
 
 __all__ = ["adaptive"]
 
@@ -50,7 +51,7 @@ def adaptive() -> None:
     """Clusters exactly as large as their work."""
 
 
-for _command in HEAD_COMMANDS:
+for _command in (*FILE_COMMANDS, script, *HEAD_COMMANDS):
     adaptive.add_command(_command)
 
 
@@ -231,33 +232,27 @@ def _about(point: EntryPoint) -> dict[str, str]:
     epilog=_examples(
         "dask adaptive report run.jsonl",
         "dask adaptive report run.jsonl -o run.html",
+        "dask adaptive report monday.jsonl tuesday.jsonl --output compare.html",
         "dask adaptive report run.jsonl --json",
     )
 )
-@click.argument("journal", type=_FILE)
-@click.option("-o", "--output", type=_FILE, help="Draw the run into FILE.html, .png or .svg.")
-@click.option("--json", "as_json", is_flag=True, help="The summary and the decisions, for programs.")
-def report(journal: Path, output: Path | None, as_json: bool) -> None:
-    """Say what happened in the run that JOURNAL kept, and draw it."""
-    from dask_adaptive import journal as journals
-    from dask_adaptive.show.report import summary, write_report
-    from dask_adaptive.show.timeline import timeline_of
+@click.argument("journals", metavar="JOURNAL...", nargs=-1, required=True, type=_FILE)
+@click.option("-o", "--output", type=_FILE, help="Draw into FILE.html, .png or .svg.")
+@click.option("--json", "as_json", is_flag=True, help="The sums and the decisions, for programs.")
+def report(journals: tuple[Path, ...], output: Path | None, as_json: bool) -> None:
+    """Say what happened in the run that JOURNAL kept, and draw it; several JOURNALs are shown side by side.
 
-    if not journal.is_file():
-        raise ConfigError(f"there is no journal {str(journal)!r}")
-    records = list(journals.read(journal))
-    timeline = timeline_of(records)
+    A journal may still be written. What was rotated to JOURNAL.1 belongs to it.
+    """
+    from dask_adaptive.show import report as reporting
+
     if output is not None:
-        write_report(records, output, title=journal.stem)
-    if as_json:
-        decisions = [asdict(decision) for decision in timeline.decisions]
-        click.echo(json.dumps({"totals": asdict(timeline.totals), "decisions": decisions}, indent=2))
-        return
-    _echo(
-        f"{decision.at_s:9.1f} s  {decision.pool}  {decision.sizes}: {decision.reason}"
-        for decision in timeline.decisions
-    )
-    _echo([summary(timeline.totals), *([f"picture in {output}"] if output else [])])
+        reporting.check_report(output)
+    if len(journals) == 1:
+        lines = reporting.report_one(journals[0], output, as_json=as_json)
+    else:
+        lines = reporting.report_several(journals, output, as_json=as_json)
+    _echo(lines)
 
 
 def _echo(lines: Iterable[str]) -> None:
