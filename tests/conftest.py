@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import pytest
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "slurm": ("slurmctld", "slurmd", "sbatch", "munged", "setpriv"),
     "chromium": ("chromium",),
     "ssh": ("sshd", "ssh-keygen"),
 }

@@ -20,21 +20,31 @@ from typing import Literal
 import psutil
 from tests.fakes.memory import MemoryBackend
 from tests.sshd import running_hosts
+from tests.systems.slurm import slurm
 
+from dask_adaptive.backend.batch import BatchSystem
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.backend.local import Local
+from dask_adaptive.backend.slurm import Slurm
 from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
 
 PATIENCE_S = 60.0
 NOWHERE = Spec("tcp://127.0.0.1:9", Shape(workers=1, threads=1), death_timeout_s=300)
 """A job that runs until it is cancelled: its worker waits for a scheduler that never answers."""
 
-_TAGS = map("".join, itertools.product("t", *[string.ascii_lowercase] * 7))
+_TAILS = map("".join, itertools.product(*[string.ascii_lowercase] * 4))
+_subjects = itertools.count()
+_number = ""
+
+
+def key(cluster: str) -> str:
+    """The key of a cluster in the present test: a system that is shared remembers those of the tests before."""
+    return cluster[0] + _number
 
 
 def batch(count: int, *, cluster: str = "mine", spec: Spec = NOWHERE) -> Batch:
     """A new batch."""
-    return Batch(cluster, "default", next(_TAGS), count, spec)
+    return Batch(key(cluster), "default", key(cluster) + next(_TAILS), count, spec)
 
 
 def broken(count: int = 1) -> Batch:
@@ -60,8 +70,19 @@ class Subject:
     backend: Backend
     left: Callable[[], Collection[object]]
 
+    def __post_init__(self) -> None:
+        global _number
+        _number = f"{next(_subjects):03d}"
+
     async def jobs(self, cluster: str = "mine") -> dict[JobId, Job]:
-        return {job.id: job for job in await self.backend.jobs(cluster)}
+        return {job.id: job for job in await self.backend.jobs(key(cluster))}
+
+    async def close(self) -> None:
+        """End what a cluster ends when it closes, and wait until it is gone."""
+        if not getattr(self.backend, "ends_with_owner", False):
+            await self.backend.cancel([each for name in ("mine", "somebody else's") for each in await self.jobs(name)])
+            await until(lambda: not self.left())
+        await self.backend.aclose()
 
     async def states(self, ids: Sequence[JobId], *wanted: JobState) -> None:
         """Wait until each of these jobs is in one of these states."""
@@ -150,3 +171,14 @@ async def ssh(directory: Path) -> AsyncIterator[Subject]:
         backend = Ssh(hosts.words(slots=12), grace_s=2, **hosts.options)
         yield Subject(backend, hosts.left)
         await backend.aclose()
+
+
+@subject("slurm", system="slurm")
+async def real_slurm(directory: Path) -> AsyncIterator[Subject]:
+    """Slurm's own daemons."""
+    system = slurm()
+    backend = BatchSystem(Slurm(), log_directory=str(directory), poll_s=0.5)
+    made = Subject(backend, lambda: [name for name in ("mine", "somebody else's") if system.left(key(name))])
+    yield made
+    if made.left():
+        await made.close()

@@ -29,7 +29,7 @@ async def test_what_was_submitted_is_listed_exactly(subject: Subject) -> None:
 
 
 async def test_nothing_was_submitted(subject: Subject) -> None:
-    assert [] == list(await subject.backend.jobs("mine"))
+    assert {} == await subject.jobs()
 
 
 async def test_jobs_run(subject: Subject) -> None:
@@ -109,13 +109,13 @@ async def test_a_pushing_backend_says_at_once_that_a_job_ended(subject: Subject)
 async def test_nothing_is_left_after_close(subject: Subject) -> None:
     await subject.states(await subject.backend.submit(batch(3)), JobState.RUNNING)
     assert subject.left()
-    await subject.backend.aclose()
+    await subject.close()
     assert [] == list(subject.left())
 
 
 async def test_closing_twice_is_harmless(subject: Subject) -> None:
-    await subject.backend.submit(batch(1))
-    await subject.backend.aclose()
+    await subject.states(await subject.backend.submit(batch(1)), *ALIVE)
+    await subject.close()
     await subject.backend.aclose()
     assert [] == list(subject.left())
 

@@ -22,7 +22,7 @@ import dask.config
 import psutil
 import pytest
 from distributed import Client, Scheduler
-from tests.contract.subjects import MARK, NOWHERE, batch, broken, marked, until
+from tests.contract.subjects import MARK, NOWHERE, batch, broken, key, marked, until
 
 from dask_adaptive.backend.local import Local
 from dask_adaptive.errors import Ambiguous, ConfigError, NoCapacity, Rejected
@@ -49,7 +49,7 @@ class World:
         return ids
 
     async def job(self, job_id: JobId) -> Job:
-        return next(job for job in await self.backend.jobs("mine") if job.id == job_id)
+        return next(job for job in await self.backend.jobs(key("mine")) if job.id == job_id)
 
     async def ended(self, job_id: JobId) -> Job:
         async def met() -> bool:
@@ -331,10 +331,10 @@ async def test_an_interpreter_that_cannot_run_is_a_failed_job(tmp_path: Path) ->
     (job_id,) = await backend.submit(batch(1))
 
     async def met() -> bool:
-        return [job.state for job in await backend.jobs("mine")] == [JobState.ENDED]
+        return [job.state for job in await backend.jobs(key("mine"))] == [JobState.ENDED]
 
     await until(met)
-    assert 1 == (await backend.jobs("mine"))[0].exit_code
+    assert 1 == (await backend.jobs(key("mine")))[0].exit_code
     assert "Exec format error" in await backend.log(job_id)
     await backend.aclose()
 
@@ -350,7 +350,7 @@ async def test_no_more_processes_than_the_system_allows(tmp_path: Path) -> None:
     wanted = batch(30)
     ids = await backend.submit(wanted)
     assert 0 < len(ids) < 30
-    assert set(ids) == {job.id for job in await backend.jobs("mine")}
+    assert set(ids) == {job.id for job in await backend.jobs(key("mine"))}
     with pytest.raises(NoCapacity, match="Too many open files"):
         await backend.submit(batch(1))
     await backend.aclose()
@@ -399,7 +399,7 @@ async def test_a_helper_that_does_not_answer_leaves_the_submit_open(tmp_path: Pa
         helper.resume()
 
     async def listed() -> bool:
-        return len(await backend.jobs("mine")) == 2
+        return len(await backend.jobs(key("mine"))) == 2
 
     await until(listed)
     await backend.aclose()

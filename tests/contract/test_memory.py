@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.contract.subjects import batch
+from tests.contract.subjects import batch, key
 from tests.fakes.memory import After, MemoryBackend, Partly
 
 from dask_adaptive.errors import Ambiguous, NoCapacity, Unavailable
@@ -23,7 +23,7 @@ def clock() -> Clock:
 
 
 async def states(backend: MemoryBackend) -> list[JobState]:
-    return [job.state for job in await backend.jobs("mine")]
+    return [job.state for job in await backend.jobs(key("mine"))]
 
 
 async def test_a_late_list_shows_what_was_true_then(clock: Clock) -> None:
@@ -85,7 +85,7 @@ async def test_jobs_end_vanish_and_return_to_the_queue(clock: Clock) -> None:
     backend.end(ended, 3, "out of luck")
     backend.vanish(vanished)
     backend.requeue(requeued)
-    assert {job.name: (job.state, job.exit_code) for job in await backend.jobs("mine")} == {
+    assert {job.name: (job.state, job.exit_code) for job in await backend.jobs(key("mine"))} == {
         ended: (JobState.ENDED, 3),
         requeued: (JobState.QUEUED, None),
     }

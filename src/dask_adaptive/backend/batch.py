@@ -34,8 +34,8 @@ RECALL_AT_ONCE = 200
 IN_FLIGHT = 3
 """Commands that run at the same time; a manager serves everybody."""
 
-LEAST_GAP_S = 1.0
-"""Between two questions for the list, whoever asks."""
+LEAST_GAP = 0.2
+"""Of the polling interval, between two questions for the list, whoever asks."""
 
 LONGEST_POLL_S = 60.0
 SLOW_S = 10.0
@@ -93,6 +93,9 @@ class BatchSystem:
         How many jobs may wait in the queue; more are not submitted. None: as many as the system takes.
     submit_gap_s:
         Least time between two submits, in seconds.
+    poll_s:
+        Seconds between two looks at the job list while something moves; longer when nothing does, or the system is
+        slow. Default: what suits the system.
 
     Raises
     ------
@@ -113,9 +116,11 @@ class BatchSystem:
         timeout_s: float = 120.0,
         max_pending: int | None = None,
         submit_gap_s: float = 0.0,
+        poll_s: float | None = None,
     ) -> None:
-        if not timeout_s > 0 or not submit_gap_s >= 0:
-            raise ConfigError("timeout_s must be positive, and submit_gap_s not negative")
+        self._least_poll_s = dialect.poll_s if poll_s is None else poll_s
+        if not timeout_s > 0 or not self._least_poll_s > 0 or not submit_gap_s >= 0:
+            raise ConfigError("timeout_s and poll_s must be positive, and submit_gap_s not negative")
         if max_pending is not None and max_pending < 1:
             raise ConfigError(f"max_pending must be at least 1, not {max_pending!r}")
         if "%" in log_directory:
@@ -154,8 +159,8 @@ class BatchSystem:
     @property
     def poll_s(self) -> float:
         """Seconds until the list is worth another look: more while nothing moves or the manager is slow."""
-        wanted_s = max(self.dialect.poll_s * self._quiet, 10 * self._list_took_s)
-        return min(wanted_s, max(LONGEST_POLL_S, self.dialect.poll_s))
+        wanted_s = max(self._least_poll_s * self._quiet, 10 * self._list_took_s)
+        return min(wanted_s, max(LONGEST_POLL_S, self._least_poll_s))
 
     @property
     def trouble(self) -> str:
@@ -191,7 +196,7 @@ class BatchSystem:
     async def jobs(self, cluster: str) -> Sequence[Job]:
         """Every job of ours whose name begins with the cluster's key, by one question for all of the user's jobs."""
         async with self._listing:
-            await asyncio.sleep(self._listed_s + LEAST_GAP_S - time.monotonic())
+            await asyncio.sleep(self._listed_s + LEAST_GAP * self._least_poll_s - time.monotonic())
             await self._probe()
             asked_s = self._listed_s = time.monotonic()
             listed = await self._list()
