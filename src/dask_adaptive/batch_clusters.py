@@ -14,7 +14,7 @@ from dask_adaptive.cluster import Cluster
 from dask_adaptive.config import bytes_of, count_of, plain_keys
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Batch, Spec
-from dask_adaptive.options import made_backend, pool_options
+from dask_adaptive.options import PoolOptions, made_backend, pool_options, takes_requests
 
 __all__ = [
     "BatchCluster",
@@ -27,6 +27,8 @@ __all__ = [
     "SlurmCluster",
     "TorqueCluster",
     "job_script",
+    "shown_script",
+    "translated_options",
 ]
 
 Options = dict[str, Any]
@@ -146,8 +148,14 @@ ANYWHERE = "tls://SCHEDULER:PORT"
 
 def job_script(batch_system: str, options: Mapping[str, Any]) -> str:
     """What would be submitted for one job with these options, without starting anything."""
-    made = pool_options(None, translated_options(batch_system, options), batch_system)["default"]
-    return _script(made_backend(batch_system, made.backend_options), "default", made.spec(ANYWHERE, {}, ""))
+    return shown_script(pool_options(None, translated_options(batch_system, options), batch_system)["default"])
+
+
+def shown_script(options: PoolOptions, pool: str = "default") -> str:
+    """What would be submitted for one job of a pool. Raises ``ConfigError`` where that is no script."""
+    if not isinstance(options.backend, str) or not takes_requests(options.backend):
+        raise ConfigError(f"backend {options.backend!r} submits no job scripts; batch systems such as slurm do")
+    return _script(made_backend(options.backend, options.backend_options), pool, options.spec(ANYWHERE, {}, ""))
 
 
 def _script(backend: Any, pool: str, spec: Spec) -> str:

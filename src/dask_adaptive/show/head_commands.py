@@ -16,7 +16,7 @@ import click
 
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "settings_of"]
 
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
@@ -85,13 +85,14 @@ def _description(flags: dict[str, Any]) -> Any:
     from dask_adaptive.description import flagged, read
 
     path, where, dashboard = flags.pop("config"), flags.pop("head"), flags.pop("dashboard")
-    said = {key: value for key, value in flags.items() if key != "settings"} | _settings(flags["settings"])
+    said = {key: value for key, value in flags.items() if key != "settings"} | settings_of(flags["settings"])
     description = flagged(**said) if path is None else read(path, **said)
     head = {key: value for key, value in {"where": where, "dashboard": dashboard}.items() if value is not None}
     return replace(description, head={**description.head, **head})
 
 
-def _settings(settings: Sequence[str]) -> dict[str, Any]:
+def settings_of(settings: Sequence[str]) -> dict[str, Any]:
+    """What ``--set KEY=VALUE`` says, with values in YAML."""
     import yaml
 
     found = {}
