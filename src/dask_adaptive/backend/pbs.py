@@ -38,8 +38,7 @@ class Pbs:
     """The language of PBS Pro and OpenPBS. ``largest`` and ``history`` (of ended jobs) are learned from the server."""
 
     options: ClassVar[tuple[str, ...]] = ()
-    gone: ClassVar[frozenset[int]] = frozenset({0, 35, 153, 156})
-    """What qdel says of a job that has ended: has finished, is not known, is no element."""
+    gone: ClassVar[frozenset[int]] = frozenset({0, 35, 153, 156})  # qdel: finished, unknown, no element
 
     name: str = "pbs"
     prefix: str = "#PBS"

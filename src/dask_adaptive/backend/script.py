@@ -64,7 +64,8 @@ def job_script(dialect: Dialect, tag: str, spec: Spec, *, log: str, environment:
     body = _body(dialect, tag, spec, environment)
     if request.template:
         return _filled(request.template, body, dialect, log)
-    lines = [_line(request.shebang), *_head(dialect, spec, log), "", *request.prologue, *body]
+    redirect = [] if dialect.prefix else [f"exec >>{_output(dialect, log)} 2>&1"]  # no head that could name a file
+    lines = [_line(request.shebang), *_head(dialect, spec, log), *redirect, "", *request.prologue, *body]
     return "\n".join(lines) + "\n"
 
 
@@ -188,11 +189,15 @@ def _filled(template: str, body: Iterable[str], dialect: Dialect, log: str) -> s
     """The user's own script, with our command in it: one command that a launcher may stand before."""
     if COMMAND not in template:
         raise Rejected(f"the template has no {COMMAND}: the workers would never start")
-    element = f'"$(({dialect.index}))"'
-    output = element.join(_quoted(part) if part else "" for part in log.split("%"))
-    command = f"/bin/sh -c {shlex.quote(chr(10).join(body))} >>{output} 2>&1"
+    command = f"/bin/sh -c {shlex.quote(chr(10).join(body))} >>{_output(dialect, log)} 2>&1"
     text = template.replace(COMMAND, command)
     return text if text.endswith("\n") else text + "\n"
+
+
+def _output(dialect: Dialect, log: str) -> str:
+    """The path of the element's own output, in shell."""
+    element = f'"$(({dialect.index}))"'
+    return element.join(_quoted(part) if part else "" for part in log.split("%"))
 
 
 # --- saying values -------------------------------------------------------------------------------------------------
