@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import re
 import struct
 import sys
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
 from dask_adaptive.errors import ConfigError
+from dask_adaptive.journal import Journal
 from dask_adaptive.model import Limits, Phase
-from dask_adaptive.show.report import duration, summary, write_report
+from dask_adaptive.show.report import duration, read_run, report_one, report_several, summary, write_report
 from dask_adaptive.show.timeline import Totals
 
 from .records import burst, record
@@ -91,3 +94,118 @@ def test_summary_is_one_line_and_tells_of_failures_only_when_there_are_any():
 )
 def test_durations_are_said_as_people_say_them(seconds, words):
     assert duration(seconds) == words
+
+
+# --- any journal -----------------------------------------------------------------------------------------------------
+
+
+def written(path, records):
+    kept = Journal(path)
+    for each in records:
+        kept.append(each)
+    kept.close()
+    return path
+
+
+def torn(path):
+    """Its writer was killed in the middle of a line."""
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.rstrip(b"\n").rfind(b"\n") + 20])
+
+
+def live(path):
+    """It is still being written."""
+    return Journal(path)
+
+
+def rotated(path):
+    """The first part was renamed; the second begins with a complete round."""
+    path.rename(path.with_name(path.name + ".1"))
+    later = [replace(each, number=each.number + 100, at_s=each.at_s + 100) for each in burst()]
+    written(path, later)
+
+
+@pytest.mark.parametrize("form", [".png", ".svg", ".html"])
+@pytest.mark.parametrize("happened", [torn, live, rotated])
+def test_any_journal_can_be_drawn(tmp_path, form, happened):
+    path = written(tmp_path / "run.jsonl", burst())
+    happened(path)
+    said = report_one(path, tmp_path / f"run{form}")
+    assert (tmp_path / f"run{form}").stat().st_size > 1000
+    assert f"picture in {tmp_path / f'run{form}'}" == said[-1]
+    assert any("12 tasks of about 0.5 s" in line for line in said)
+
+
+def test_what_was_rotated_belongs_to_the_run(tmp_path):
+    path = written(tmp_path / "run.jsonl", burst())
+    alone = len(read_run(path))
+    rotated(path)
+    rounds = read_run(path)
+    assert 2 * alone == len(rounds)
+    assert 4 == len(json.loads(report_one(path, as_json=True)[0])["decisions"])
+    path.unlink()  # the moment between two files
+    assert alone == len(read_run(path))
+
+
+def test_the_time_between_two_runs_in_one_journal_costs_nothing(tmp_path):
+    path = written(tmp_path / "run.jsonl", burst()[:5])  # two workers from 2 s on; its writer was killed at 5 s
+    written(path, [replace(each, at_s=each.at_s + 10_000) for each in burst()])
+    assert 6 + 12 == json.loads(report_one(path, as_json=True)[0])["totals"]["worker_s"]
+
+
+def test_a_long_run_makes_no_large_picture(tmp_path):
+    rounds = [record(i / 2, {Phase.READY: i % 7}) for i in range(20_000)]
+    assert write_report(rounds, tmp_path / "run.svg").stat().st_size < 2_000_000
+
+
+# --- side by side ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(tmp_path):
+    slower = [replace(each, at_s=2 * (each.at_s - burst()[0].at_s) + burst()[0].at_s) for each in burst("so <much>")]
+    return [written(tmp_path / "one.jsonl", burst()), written(tmp_path / "two.jsonl", slower)]
+
+
+@pytest.mark.parametrize("form", [".png", ".svg", ".html"])
+def test_two_runs_side_by_side(tmp_path, two, form):
+    report_several(two, tmp_path / f"compare{form}")
+    assert (tmp_path / f"compare{form}").stat().st_size > 1000
+
+
+def test_two_runs_are_told_in_one_table(two):
+    rows = [line.split() for line in report_several(two)]
+    assert ["one", "two"] == rows[0]
+    assert ["time", "10.0", "s", "20.0", "s"] == rows[1]
+    assert ["worker-seconds", "12", "24"] == rows[2]
+
+
+def test_the_page_of_two_runs_has_one_picture_and_the_decisions_of_both(tmp_path, two):
+    report_several(two, tmp_path / "compare.html")
+    page = (tmp_path / "compare.html").read_text()
+    assert 1 == page.count("<svg")
+    assert "12 tasks of about 0.5 s" in page
+    assert "so &lt;much&gt;" in page
+    assert ElementTree.fromstring(page[page.index("<svg") : page.index("</svg>") + 6]).tag.endswith("svg")
+
+
+def test_two_runs_for_programs(two):
+    found = json.loads(report_several(two, as_json=True)[0])
+    assert [10, 20] == [each["totals"]["duration_s"] for each in found]
+    assert [str(path) for path in two] == [each["journal"] for each in found]
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path):
+    paths = [written(tmp_path / folder / "run.jsonl", burst()) for folder in ("a", "b")]
+    assert str(paths[0]) in report_several(paths)[0]
+
+
+def test_more_than_can_be_read_are_refused(two):
+    with pytest.raises(ConfigError, match="at most 4 journals"):
+        report_several(two * 3)
+
+
+def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"the picture cannot be written to .*file"):
+        write_report(burst(), tmp_path / "file" / "run.svg")

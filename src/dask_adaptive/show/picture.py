@@ -11,13 +11,17 @@ import io
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Phase
 from dask_adaptive.show.timeline import Decision, Timeline
 
-__all__ = ["BANDS", "WORK", "matplotlib", "picture"]
+__all__ = ["BANDS", "WORK", "Group", "beside", "matplotlib", "picture"]
+
+Group = tuple[str, Sequence[tuple[str, Timeline]]]
+"""Runs that are drawn beside each other on the same scales: what they share, and each with its name."""
 
 BANDS: tuple[tuple[str, str, tuple[Phase, ...]], ...] = (
     ("ready", "#009E73", (Phase.READY,)),
@@ -34,6 +38,7 @@ WORK = (("running", "#0072B2"), ("ready", "#56B4E9"), ("waiting", "#D4E6F1"))
 _INK, _FAINT, _FAULT = "#222222", "#8A8A8A", "#D55E00"
 _WIDTH_IN = 11
 _KEY = 12  # more numbers than that cannot be told apart at this width
+_POINTS = 2_000  # more than there are dots on a screen
 
 
 def picture(timeline: Timeline, form: str, title: str = "", subtitle: str = "") -> bytes:
@@ -58,24 +63,120 @@ def picture(timeline: Timeline, form: str, title: str = "", subtitle: str = "") 
     ConfigError
         Where matplotlib is not installed.
     """
-    key = _key_decisions(timeline)
+    key, timeline = _key_decisions(timeline), thinned(timeline, _POINTS)
     lines = _lines(key, timeline) if title else []
     above_in = 1.25 if title else 0.65
     below_in = 0.3 + 0.2 * sum(why.count("\n") + 1 for *_, why in lines)
     height_in = 4.65 + above_in + below_in
-    with matplotlib().rc_context({"svg.fonttype": "path", "svg.hashsalt": "dask-adaptive", "font.size": 10}):
+    with matplotlib().rc_context(_STYLE):
         figure = matplotlib().figure.Figure(figsize=(_WIDTH_IN, height_in), dpi=120, facecolor="white")
         edges = {"bottom": (below_in + 0.55) / height_in, "top": 1 - above_in / height_in, "left": 0.06, "right": 0.9}
         jobs, work = figure.subplots(2, sharex=True, height_ratios=(3, 2), gridspec_kw={"hspace": 0.12, **edges})
         _draw_jobs(jobs, timeline)
         _draw_work(work, timeline)
         _draw_marks(jobs, work, timeline, key)
+        _legend([jobs], BANDS)
+        _legend([work], WORK)
         heading = {"color": _INK, "size": 13, "weight": "bold", "parse_math": False}
         figure.text(0.02, 1 - 0.32 / height_in, title, **heading)
         figure.text(0.02, 1 - 0.58 / height_in, subtitle, color=_FAINT)
         _draw_lines(figure, lines, below_in)
-        out = io.BytesIO()
-        figure.savefig(out, format=form, metadata={"Date": None} if form == "svg" else None)
+        return _saved(figure, form)
+
+
+def beside(groups: Sequence[Group], form: str, title: str = "") -> bytes:
+    """Draw several runs: those of a group beside each other on the same scales, the groups below each other.
+
+    Parameters
+    ----------
+    groups:
+        Of one run at least each.
+    form:
+        ``"png"`` or ``"svg"``.
+    title:
+        Written above all.
+
+    Raises
+    ------
+    ConfigError
+        Where matplotlib is not installed.
+    """
+    columns = max(len(runs) for _, runs in groups)
+    above_in, head_in = 0.6 if title else 0.1, 0.75 if any(name for name, _ in groups) else 0.4
+    row_in = head_in + 3.65
+    height_in = above_in + row_in * len(groups)
+    with matplotlib().rc_context(_STYLE):
+        width_in = max(_WIDTH_IN, 1.6 + 3.4 * columns)
+        figure = matplotlib().figure.Figure(figsize=(width_in, height_in), dpi=120, facecolor="white")
+        heading = {"color": _INK, "size": 13, "weight": "bold", "parse_math": False}
+        figure.text(0.02, 1 - 0.32 / height_in, title, **heading)
+        for row, group in enumerate(groups):
+            top_in = height_in - above_in - row * row_in
+            edges = {"top": (top_in - head_in) / height_in, "bottom": (top_in - row_in + 0.55) / height_in}
+            sides = {"left": 0.7 / width_in, "right": 1 - 1.2 / width_in}
+            grid = figure.add_gridspec(2, columns, height_ratios=(3, 2), hspace=0.12, wspace=0.14, **edges, **sides)
+            figure.text(0.02, (top_in - 0.2) / height_in, group[0], color=_INK, size=11, parse_math=False)
+            _draw_group(figure, grid, group[1])
+        return _saved(figure, form)
+
+
+def _draw_group(figure: Any, grid: Any, runs: Sequence[tuple[str, Timeline]]) -> None:
+    upper: list[Any] = []
+    lower: list[Any] = []
+    for column, (name, whole) in enumerate(runs):
+        timeline = thinned(whole, _POINTS)
+        jobs, work = (figure.add_subplot(grid[row, column]) for row in (0, 1))
+        _draw_jobs(jobs, timeline)
+        _draw_work(work, timeline)
+        _draw_marks(jobs, work, timeline, ())
+        jobs.set_title(name, size=10, color=_INK, loc="left", parse_math=False)
+        upper.append(jobs)
+        lower.append(work)
+    right = max(axes.get_xlim()[1] for axes in lower)
+    for row, bands in ((upper, BANDS), (lower, WORK)):
+        top = max(axes.get_ylim()[1] for axes in row)
+        for axes in row:
+            axes.set_xlim(0, right)
+            axes.set_ylim(0, top)
+        for axes in row[1:]:
+            axes.set_ylabel("")
+        _legend(row, bands)
+
+
+def thinned(timeline: Timeline, points: int) -> Timeline:
+    """The same with about so many rounds, if there are more: of each span of time the busiest round, and its last."""
+    count = len(timeline.at_s)
+    if count <= points:
+        return timeline
+    span_s = max(timeline.at_s[-1], 1e-9) / (points // 2)
+    chosen: dict[int, int] = {}
+    for index, at_s in enumerate(timeline.at_s):
+        busiest = chosen.setdefault(int(at_s / span_s), index)
+        if timeline.workers[index] > timeline.workers[busiest]:
+            chosen[int(at_s / span_s)] = index
+    ends = {int(at_s / span_s): index for index, at_s in enumerate(timeline.at_s)}
+    keep = sorted({0, count - 1, *chosen.values(), *ends.values()})
+
+    def kept(series: Sequence[Any]) -> tuple[Any, ...]:
+        return tuple(series[index] for index in keep)
+
+    return replace(
+        timeline,
+        at_s=kept(timeline.at_s),
+        phases={phase: kept(series) for phase, series in timeline.phases.items()},
+        workers=kept(timeline.workers),
+        work=kept(timeline.work),
+        minimum=kept(timeline.minimum),
+        maximum=kept(timeline.maximum),
+    )
+
+
+_STYLE = {"svg.fonttype": "path", "svg.hashsalt": "dask-adaptive", "font.size": 10}
+
+
+def _saved(figure: Any, form: str) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format=form, metadata={"Date": None} if form == "svg" else None)
     return out.getvalue()
 
 
@@ -117,7 +218,7 @@ def _draw_work(axes: Any, timeline: Timeline) -> None:
 
 
 def _stack(axes: Any, timeline: Timeline, bands: Sequence[tuple[str, str, Sequence[int]]]) -> int:
-    """Draw the bands on each other as steps, the legend beside them in the same order; the highest sum."""
+    """Draw the bands on each other as steps; the highest sum."""
     base = [0] * len(timeline.at_s)
     for name, colour, series in bands:
         upper = [low + value for low, value in zip(base, series, strict=True)]
@@ -125,10 +226,18 @@ def _stack(axes: Any, timeline: Timeline, bands: Sequence[tuple[str, str, Sequen
         base = upper
     if any(base):
         axes.step(timeline.at_s, base, where="post", color=_INK, linewidth=0.8)
-    handles, labels = axes.get_legend_handles_labels()
-    place = {"loc": "upper left", "bbox_to_anchor": (1.005, 1.0), "frameon": False}
-    axes.legend(handles[::-1], labels[::-1], **place, handlelength=1.2, labelcolor=_INK)
     return max(base)
+
+
+def _legend(row: Sequence[Any], bands: Sequence[tuple[Any, ...]]) -> None:
+    """Beside the last of these axes, everything that is in any of them, in the order of the bands."""
+    found: dict[str, Any] = {}
+    for axes in row:
+        found.update({label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)})
+    order = [name for name, *_ in bands]
+    labels = sorted(found, key=order.index, reverse=True)
+    place = {"loc": "upper left", "bbox_to_anchor": (1.005, 1.0), "frameon": False}
+    row[-1].legend([found[label] for label in labels], labels, **place, handlelength=1.2, labelcolor=_INK)
 
 
 def _draw_limit(axes: Any, timeline: Timeline, series: Iterable[int | None], name: str) -> None:

@@ -188,7 +188,8 @@ def _limits(snapshot: Snapshot) -> tuple[int, int | None]:
 def _totals(records: Sequence[Record], at_s: Sequence[float], workers: Sequence[int]) -> Totals:
     submits = [submit for record in records for submit in record.plan.submits]
     failed = {name for record in records for name, life in record.snapshot.lives.items() if life.phase is Phase.FAILED}
-    spans = (later - earlier for earlier, later in pairwise(at_s))
+    # numbers that start anew are another run in the same file: nothing is known of the time between the two
+    spans = (0.0 if again.number < one.number else again.at_s - one.at_s for one, again in pairwise(records))
     return Totals(
         duration_s=at_s[-1],
         worker_s=sum(span * count for span, count in zip(spans, workers, strict=False)),
