@@ -193,6 +193,7 @@ def said_of_pool(own: Mapping[str, Any], given: Mapping[str, Any], backend: Any 
     backends = (own.get("backend"), backend, given.get("backend"), "local")
     chosen = next(each for each in backends if each is not None)
     configured = backend_settings(chosen) if isinstance(chosen, str) else {}
+    check_keys(f"configuration key adaptive.{chosen}", configured, pool_keys(chosen) if configured else ())
     return {**configured, **given, **own, "backend": chosen}
 
 

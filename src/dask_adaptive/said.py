@@ -23,7 +23,7 @@ class Wrong(Exception):
     def __init__(self, at: At, sentence: object) -> None:
         self.at = at
         key, said = at[-1].replace("-", "_") if at else "", str(sentence)
-        rest = said[len(key) :] if key and said.startswith(f"{key} ") else f": {said}"
+        rest = said[len(key) :] if key and said.startswith((f"{key} ", f"{key}:")) else f": {said}"
         super().__init__(f"{dotted(at)}{rest}" if at else said)
 
 
