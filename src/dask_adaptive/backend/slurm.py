@@ -8,35 +8,38 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
-from dask_adaptive.errors import Ambiguous, Garbled, NoCapacity, Rejected, Throttled, Unavailable
+from dask_adaptive.errors import Ambiguous, BackendError, Garbled, NoCapacity, Rejected, Throttled, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Spec
 
 __all__ = ["Slurm"]
 
-_COLUMNS = {"JobArrayID": 48, "State": 24, "exit_code": 12, "StartTime": 24, "Reason": 64, "Name": 64}
+_COLUMNS = {"JobArrayID": 48, "State": 24, "exit_code": 12, "StartTime": 24, "TimeLeft": 24, "Reason": 64, "Name": 64}
 """What squeue is asked for, with widths, which every version keeps. A name may be anything, so it comes last."""
 
-_QUEUED = "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT"
-_RUNNING = "RUNNING SUSPENDED STOPPED RESIZING SIGNALING"
-_ENDING = "COMPLETING STAGE_OUT"
-_ENDED = "COMPLETED FAILED CANCELLED PREEMPTED TIMEOUT NODE_FAIL BOOT_FAIL OUT_OF_MEMORY DEADLINE REVOKED"
-_STATES: Mapping[str, JobState] = {
-    **dict.fromkeys(_QUEUED.split(), JobState.QUEUED),
-    **dict.fromkeys(_RUNNING.split(), JobState.RUNNING),
-    **dict.fromkeys(_ENDING.split(), JobState.ENDING),
-    **dict.fromkeys(_ENDED.split(), JobState.ENDED),
+_WORDS = {
+    JobState.QUEUED: "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT",
+    JobState.RUNNING: "RUNNING SUSPENDED STOPPED RESIZING SIGNALING",
+    JobState.ENDING: "COMPLETING STAGE_OUT",
+    JobState.ENDED: "COMPLETED FAILED CANCELLED PREEMPTED TIMEOUT NODE_FAIL BOOT_FAIL OUT_OF_MEMORY DEADLINE REVOKED",
 }
+_STATES = {word: state for state, words in _WORDS.items() for word in words.split()}
 """Job state codes: squeue(1)."""
 
-_AWAY = ("Unable to contact slurm controller", "Connection refused", "Zero Bytes were transmitted")
-_SILENT = ("timed out", "Unexpected message received")
-_LATER = ("temporarily unable to accept", "Resource temporarily unavailable", "rate limit", "RPC limit")
-_LIMITS = ("Job violates accounting/QOS policy", "submit limit", "SubmitJob", "Invalid job array specification")
+_ERRORS: Sequence[tuple[Callable[..., BackendError], str]] = (
+    (Unavailable, "Unable to contact slurm controller|Connection refused|Zero Bytes were transmitted|Invalid user"),
+    (Ambiguous, "timed out|Unexpected message received"),
+    (partial(Throttled, retry_after_s=30.0), "temporarily un|rate limit|RPC limit"),
+    (NoCapacity, "violates accounting/QOS policy|[Ss]ubmit ?(Job|limit)|Invalid job array specification"),
+)
+"""What is said where no job was made, or it is not known; anything else is a refusal."""
+
 _ID = re.compile(r"(\d+)(?:;\S+)?")
+_LEFT = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 
 @dataclass(frozen=True)
@@ -61,17 +64,11 @@ class Slurm:
     def probed(self, answers: Sequence[Answer]) -> Slurm:
         """A site that does not let us look has the usual limits."""
         (answer,) = answers
-        if answer.exit_code:
-            _raise_if_away(answer)
-            return self
+        if answer.exit_code and isinstance(error := _error(answer), Unavailable | Ambiguous):
+            raise error
         settings = dict(re.findall(r"(?m)^(\w+)\s*=\s*(.*?)\s*$", answer.stdout))
-        size = settings.get("MaxArraySize", "")
-        kept = settings.get("AccountingStorageType", "accounting_storage/none")
-        return replace(
-            self,
-            largest=max(1, int(size)) if size.isdigit() else self.largest,
-            accounting=not kept.endswith(("none", "(null)")),
-        )
+        largest = max(1, int(settings.get("MaxArraySize", self.largest)))
+        return replace(self, largest=largest, accounting="slurmdbd" in settings.get("AccountingStorageType", ""))
 
     def directives(self, spec: Spec, log: str) -> Sequence[Directive]:
         """See ``Dialect``."""
@@ -80,19 +77,19 @@ class Slurm:
     def _directives(self, spec: Spec, log: str) -> Iterator[Directive]:
         request, shape = spec.request, spec.shape
         nodes = max(1, request.nodes)
-        tasks = shape.workers if request.launcher else 1
-        cores = request.cores or shape.job_threads
+        tasks = max(nodes, shape.workers if request.launcher else 1)
         memory_bytes = request.memory_bytes or shape.workers * shape.memory_bytes
+        minutes = math.ceil(request.walltime_s / 60)  # Slurm counts whole ones
         if request.queue:
             yield Directive("-p", shlex.quote(request.queue))
         if request.account:
             yield Directive("-A", shlex.quote(request.account))
-        if request.walltime_s:
-            yield Directive("-t", _clock(request.walltime_s))
+        if minutes:
+            yield Directive("-t", f"{minutes // 1440}-{minutes // 60 % 24:02}:{minutes % 60:02}:00")
         if nodes > 1:
             yield Directive("-N", str(nodes))
         yield Directive("-n", str(tasks))
-        yield Directive("--cpus-per-task", str(math.ceil(cores / tasks)), "=")
+        yield Directive("--cpus-per-task", str(math.ceil((request.cores or shape.job_threads) / tasks)), "=")
         if memory_bytes:
             yield Directive("--mem", f"{math.ceil(memory_bytes / nodes / 2**20)}M", "=")
         if spec.gpus:
@@ -109,8 +106,7 @@ class Slurm:
     def submitted(self, answer: Answer, count: int) -> Sequence[JobId]:
         """See ``Dialect``."""
         if answer.exit_code:
-            _raise_if_away(answer)
-            raise _refusal(answer)
+            raise _error(answer)
         found = [match.group(1) for line in answer.stdout.splitlines() if (match := _ID.fullmatch(line.strip()))]
         if len(found) != 1:
             raise Garbled(f"sbatch gave no job id: {answer.said}", command=answer.argv)
@@ -124,8 +120,8 @@ class Slurm:
     def queried(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """See ``Dialect``."""
         (answer,) = answers
-        if answer.exit_code or "error" in answer.stderr:  # it has been seen to exit with 0 and an error
-            raise Unavailable(f"squeue: {answer.said}", command=answer.argv, exit_code=answer.exit_code)
+        if answer.exit_code or not isinstance(_error(answer), Rejected):  # it has been seen to exit with 0 and an error
+            raise Unavailable(answer.said, command=answer.argv, exit_code=answer.exit_code)
         return list(_jobs(answer.stdout))
 
     def recall(self, ids: Sequence[JobId]) -> Sequence[Call]:
@@ -138,13 +134,11 @@ class Slurm:
         """See ``Dialect``."""
         found = []
         for line in "".join(answer.stdout for answer in answers).splitlines():
-            job_id, _, rest = line.partition("|")
-            tag, _, rest = rest.partition("|")
-            code, _, state = rest.partition("|")
-            word = state.split(" ")[0].rstrip("+")  # "CANCELLED by 1000"
-            if _STATES.get(word) is JobState.ENDED and TAG.fullmatch(tag):
+            job_id, tag, code, state = (*line.split("|"), "", "", "")[:4]
+            word = state.split(" ")[0]  # "CANCELLED by 1000"
+            if TAG.fullmatch(tag) and _STATES.get(word) is JobState.ENDED:
                 exit_code, _, signal = code.partition(":")
-                found.append(_job(job_id, tag, word, int(exit_code) << 8 | int(signal or 0), ""))
+                found.append(_job(job_id, tag, word, int(exit_code) << 8 | int(signal), ""))
         return found
 
     def cancel(self, ids: Collection[JobId]) -> Sequence[Call]:
@@ -159,10 +153,12 @@ class Slurm:
     def cancelled(self, answers: Sequence[Answer]) -> None:
         """See ``Dialect``."""
         for answer in answers:
-            bad = [line for line in answer.stderr.splitlines() if "nvalid job id" not in line and "already" not in line]
+            bad = [
+                line for line in answer.stderr.splitlines() if not re.search("Invalid job id specified|already", line)
+            ]
             if answer.exit_code and bad:
                 kind = Rejected if "denied" in answer.stderr else Unavailable
-                raise kind(f"scancel: {answer.said}", command=answer.argv, exit_code=answer.exit_code)
+                raise kind(answer.said, command=answer.argv, exit_code=answer.exit_code)
 
     def log(self, id: JobId, log: str) -> str:
         """See ``Dialect``."""
@@ -175,47 +171,34 @@ def _jobs(listing: str) -> Iterator[Job]:
         for width in _COLUMNS.values():
             cells.append(line[at : at + width].strip())
             at += width
-        job_id, state, status, start, reason, tag = cells
+        job_id, state, status, start, left, reason, tag = cells
         if not TAG.fullmatch(tag):
             continue
         if state not in _STATES or not status.isdigit():
             raise Garbled(f"squeue gave a line that is not understood: {line.strip()!r}")
-        yield _job(job_id, tag, state, int(status), "" if reason == "None" else reason, start)
+        job = _job(job_id, tag, state, int(status), "" if reason == "None" else reason, start)
+        clock = _LEFT.fullmatch(left) if state == "RUNNING" else None
+        if clock:
+            days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
+            job = replace(job, left_s=((days * 24 + hours) * 60.0 + minutes) * 60 + seconds)
+        yield job
 
 
-def _job(id: str, tag: str, word: str, status: int, reason: str, start: str = "N/A") -> Job:
+def _job(job_id: str, tag: str, word: str, status: int, reason: str, start: str = "") -> Job:
     """A job from Slurm's words for it; ``status`` is as of wait(2)."""
     state, exit_code = _STATES[word], None
-    if state is JobState.QUEUED and start[:1].isdigit():
-        reason = f"{reason}; expected to start {start[:16]}"
-    elif state is JobState.ENDED:
+    if state is JobState.ENDED:
         exit_code = {"COMPLETED": 0, "FAILED": status >> 8 or 128 + (status & 127)}.get(word)
         if word == "FAILED" and reason in ("", "NonZeroExitCode"):
             reason = f"exit code {exit_code}"
-        elif word not in ("FAILED", "COMPLETED"):
-            reason = word if reason in ("", word) else f"{word} ({reason})"
-    elif word not in ("PENDING", "RUNNING"):
-        reason = f"{word} {reason}".strip()
-    return Job(JobId(id), f"{tag}.{id.partition('_')[2] or 0}", state, reason, exit_code)
+    elif word == "PENDING" and start[:1].isdigit():
+        reason = f"{reason}; expected to start {start[:16]}"
+    if word not in ("PENDING", "RUNNING", "COMPLETED", "FAILED"):
+        reason = f"{word} ({reason})" if reason else word
+    return Job(JobId(job_id), f"{tag}.{job_id.partition('_')[2] or 0}", state, reason, exit_code)
 
 
-def _raise_if_away(answer: Answer) -> None:
-    said = answer.said
-    if any(word in said for word in _AWAY):
-        raise Unavailable(said, command=answer.argv, exit_code=answer.exit_code)
-    if any(word in said for word in _SILENT):
-        raise Ambiguous(said, command=answer.argv, exit_code=answer.exit_code)
-
-
-def _refusal(answer: Answer) -> Rejected | NoCapacity | Throttled:
-    said = answer.said
-    if any(word in said for word in _LATER):
-        return Throttled(said, retry_after_s=30.0, command=answer.argv, exit_code=answer.exit_code)
-    kind = NoCapacity if any(word in said for word in _LIMITS) else Rejected
-    return kind(said, command=answer.argv, exit_code=answer.exit_code)
-
-
-def _clock(seconds: float) -> str:
-    """``days-hours:minutes:seconds``; Slurm counts whole minutes, so nothing is cut off."""
-    minutes = math.ceil(seconds / 60)
-    return f"{minutes // 1440}-{minutes // 60 % 24:02}:{minutes % 60:02}:00"
+def _error(answer: Answer) -> BackendError:
+    """What an answer that is no success means."""
+    kind = next((kind for kind, words in _ERRORS if re.search(words, answer.stderr)), Rejected)
+    return kind(answer.said, command=answer.argv, exit_code=answer.exit_code)
