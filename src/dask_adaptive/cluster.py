@@ -222,7 +222,15 @@ class Cluster(DaskCluster):
             if start is not None:
                 await start()
         setups = [self._setup(name, options) for name, options in self._options.items()]
-        self._jobs = Jobs(self._key, setups, engine=engine, tag=tags(self._key), clock=clock, startups=self._startups)
+        self._jobs = Jobs(
+            self._key,
+            setups,
+            engine=engine,
+            tag=tags(self._key),
+            clock=clock,
+            startups=self._startups,
+            comes_back=self._attached is not None,
+        )
         return self._jobs
 
     def _setup(self, name: str, options: PoolOptions) -> PoolSetup:

@@ -91,6 +91,8 @@ class Jobs:
         The time in seconds.
     startups:
         Start-up latencies learned earlier, by pool.
+    comes_back:
+        There may be jobs of this cluster already: nothing is started before the first complete list.
 
     ``errors`` counts the calls to the manager that failed, by pool and call (submit, list, cancel).
     """
@@ -104,6 +106,7 @@ class Jobs:
         tag: Callable[[], str],
         clock: Callable[[], float],
         startups: Mapping[str, Startup] | None = None,
+        comes_back: bool = False,
     ) -> None:
         self.cluster = cluster
         self.setups = {setup.pool.name: setup for setup in setups}
@@ -117,6 +120,8 @@ class Jobs:
         self._lanes: dict[int, _Lane] = {}
         for setup in setups:
             self._lanes.setdefault(id(setup.backend), _Lane(setup.backend, setup.poll_s))
+        for lane in self._lanes.values() if comes_back else ():
+            lane.stale = "jobs of an earlier controller are looked for"
         self._pool_of_tag: dict[str, str] = {}
         self._submitting: set[str] = set()
         self._reluctant: dict[str, float] = {}
