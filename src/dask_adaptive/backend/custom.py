@@ -1,0 +1,207 @@
+"""Whatever runs jobs by commands of your own: submit, list and cancel are templates. Pure.
+
+What the commands get, and what they have to print, is said in ``Custom``; ``examples/custom-scripts`` has a queue in a
+few lines that keeps to it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
+from dask_adaptive.errors import BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable, nearest
+from dask_adaptive.model import Job, JobId, JobState, Spec
+
+__all__ = ["Custom"]
+
+AWAY, FULL = 69, 75  # of sysexits.h: EX_UNAVAILABLE, it cannot be reached; EX_TEMPFAIL, there is no room now
+
+NAME = re.compile(rf"({TAG.pattern})(?:\.(\d+))?")
+PLACE = re.compile(r"\{(\w+)\}")
+ASKED = ("cores", "memory_mb", "gpus", "nodes", "walltime_s", "queue", "account")
+PLACES: Mapping[str, Collection[str]] = {
+    "submit_command": ("tag", "count", "last", "script", *ASKED),
+    "list_command": ("user",),
+    "cancel_command": ("ids", "id"),
+    "log_path": ("tag", "id"),
+}
+
+
+@dataclass(frozen=True)
+class Custom:
+    """A batch system by its user's own commands: lists of words, or texts that are split as a shell does it.
+
+    Parameters
+    ----------
+    submit_command:
+        Starts ``{count}`` jobs named ``{tag}.0``, ``{tag}.1`` ... (of one, ``{tag}`` will do) and prints their ids, a
+        line each, in order; fewer where there is no room for all. Without ``{count}`` in it, it starts one. The job
+        script is on standard input, or at the path ``{script}``. For what a job asks there are ``{cores}``,
+        ``{memory_mb}``, ``{gpus}``, ``{nodes}``, ``{walltime_s}`` (0: not said), ``{queue}`` and ``{account}`` (empty);
+        ``{last}`` is the count less 1. Exit code 75: no room now; 69: cannot be reached; another: refused.
+    list_command:
+        Prints a line ``id name state [exit] [reason]`` for each job of ``{user}``. ``state`` is ``queued``,
+        ``running``, ``ending`` or ``ended``; ``exit`` a number, or ``-``. Ended jobs may be listed or not; lines with
+        names that are not ours are passed over. An exit code says that it could not look.
+    cancel_command:
+        Ends jobs: the word ``{ids}`` becomes a word for each; with ``{id}`` it is run for each. A job that is gone is
+        no error. Exit code 69: cannot be reached; another: one may live on.
+    log_path:
+        Where the output of a job is, with ``{tag}`` or ``{id}``. Default: where the job script writes it.
+    index:
+        Shell word for the number of a job in its batch, from 0, such as ``${MY_INDEX:-0}``.
+    attempt:
+        Shell word that is another one each time that a job is started again. Default: the second of its start.
+    lag_s, poll_s, largest:
+        How far the list may run behind, and the time between two looks, in seconds; how many jobs to ask for at once.
+
+    Raises
+    ------
+    ConfigError
+        For a template that is empty, lacks a place or has one that there is not.
+    """
+
+    options: ClassVar[tuple[str, ...]] = (*PLACES, "index", "attempt", "lag_s", "poll_s", "largest")
+
+    submit_command: Sequence[str] | str = ()
+    list_command: Sequence[str] | str = ()
+    cancel_command: Sequence[str] | str = ()
+    log_path: str = ""
+    index: str = "${DASK_ADAPTIVE_INDEX:-0}"
+    attempt: str = "$(date +%s)"
+    lag_s: float = 10.0
+    poll_s: float = 5.0
+    largest: int = 1000
+    name: str = "custom"
+    prefix: str = ""
+    first: int = 0
+
+    def __post_init__(self) -> None:
+        for key, known in PLACES.items():
+            _check(key, getattr(self, key), known)
+        places = {place for word in _words(self.cancel_command) for place in PLACE.findall(word)}
+        if not places or ("ids" in places and "{ids}" not in _words(self.cancel_command)):
+            raise ConfigError("cancel_command must have {ids} as a word of its own, or {id}")
+        if "count" not in PLACE.findall(" ".join(_words(self.submit_command))):
+            object.__setattr__(self, "largest", 1)
+
+    def probe(self) -> Sequence[Call]:
+        """Nothing: commands of one's own are known."""
+        return []
+
+    def probed(self, answers: Sequence[Answer]) -> Custom:  # noqa: ARG002
+        """Itself."""
+        return self
+
+    def directives(self, spec: Spec, log: str) -> Sequence[Directive]:  # noqa: ARG002
+        """None: what a job asks for is said to the submit command."""
+        return []
+
+    def submit(self, tag: str, count: int, script: str, spec: Spec) -> Call:
+        """The submit command; the script is a private file where its path is asked for."""
+        if spec.request.directives:
+            raise Rejected("directives have no place in commands of your own: say it in submit_command")
+        filled = _filled(self.submit_command, {"tag": tag, "count": count, "last": count - 1, **_asked(spec)})
+        placed = any("{script}" in word for word in filled)
+        return Call(filled, files={"script": script}) if placed else Call(filled, stdin=script)
+
+    def submitted(self, answer: Answer, count: int) -> Sequence[JobId]:
+        """A line, an id."""
+        if answer.exit_code:
+            raise _failure(answer, NoCapacity if answer.exit_code == FULL else Rejected)
+        rows = [line.split() for line in answer.stdout.splitlines()]
+        if not 1 <= len(rows) <= count or any(len(row) != 1 for row in rows):
+            raise Garbled(
+                f"submit_command must print up to {count} ids, a line each: {answer.said}", command=answer.argv
+            )
+        return [JobId(row[0]) for row in rows]
+
+    def query(self, user: str) -> Sequence[Call]:
+        """The list command."""
+        return [Call(_filled(self.list_command, {"user": user}))]
+
+    def queried(self, answers: Sequence[Answer]) -> Sequence[Job]:
+        """The jobs with a name of ours."""
+        (answer,) = answers
+        if answer.exit_code:
+            raise _failure(answer, Unavailable)
+        rows = [line.split(None, 4) for line in answer.stdout.splitlines()]
+        return [_job(row, answer) for row in rows if len(row) > 1 and NAME.fullmatch(row[1])]
+
+    def recall(self, ids: Sequence[JobId]) -> Sequence[Call]:  # noqa: ARG002
+        """Nothing: ended jobs are in the list, or nobody knows."""
+        return []
+
+    def recalled(self, answers: Sequence[Answer]) -> Sequence[Job]:  # noqa: ARG002
+        """None."""
+        return []
+
+    def cancel(self, ids: Collection[JobId]) -> Sequence[Call]:
+        """The cancel command, once for all or once for each."""
+        words = _words(self.cancel_command)
+        if "{ids}" in words:
+            return [Call(tuple(w for word in words for w in (ids if word == "{ids}" else (word,))))]
+        return [Call(_filled(words, {"id": each})) for each in ids]
+
+    def cancelled(self, answers: Sequence[Answer]) -> None:
+        """Any exit code says that a job may live on."""
+        for answer in answers:
+            if answer.exit_code:
+                raise _failure(answer, Rejected)
+
+    def log(self, id: JobId, log: str) -> str:
+        """Where it was said to be, else where the job script writes it."""
+        tag = log.rpartition("/")[2].partition(".")[0]
+        return PLACE.sub(lambda place: {"id": id, "tag": tag}[place[1]], self.log_path) or log
+
+
+def _words(command: Sequence[str] | str) -> tuple[str, ...]:
+    return tuple(shlex.split(command) if isinstance(command, str) else command)
+
+
+def _check(key: str, said: Sequence[str] | str, known: Collection[str]) -> None:
+    """Raises for a template that cannot be filled."""
+    try:
+        words = _words(said)
+        unknown = [place for word in words for place in PLACE.findall(word) if place not in known]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key} must be a list of words, not {said!r}") from error
+    if not words and key != "log_path":
+        raise ConfigError(f"{key} must be said: a list of words, without a shell")
+    if unknown:
+        raise ConfigError(f"{key} has no {{{unknown[0]}}}; {nearest(unknown[0], known)}")
+
+
+def _filled(command: Sequence[str] | str, values: Mapping[str, object]) -> tuple[str, ...]:
+    """The words with their places filled; ``{script}`` is left to who places the file."""
+    return tuple(PLACE.sub(lambda place: str(values.get(place[1], place[0])), word) for word in _words(command))
+
+
+def _asked(spec: Spec) -> Mapping[str, object]:
+    request, shape = spec.request, spec.shape
+    memory_bytes = request.memory_bytes or shape.workers * shape.memory_bytes
+    cores, gpus, memory_mb = request.cores or shape.job_threads, spec.gpus * shape.workers, -(-memory_bytes // 2**20)
+    walltime_s = int(-(-request.walltime_s // 1))
+    said = (cores, memory_mb, gpus, request.nodes or 1, walltime_s, request.queue, request.account)
+    return dict(zip(ASKED, said, strict=True))
+
+
+def _job(row: Sequence[str], answer: Answer) -> Job:
+    """The job of one line: ``id name state [exit] [reason]``."""
+    try:
+        job_id, name, state, code, reason = (*row, "", "", "")[:5]
+        tag, index = NAME.fullmatch(name).groups()  # type: ignore[union-attr]
+        exit_code = None if code in ("", "-") else int(code)
+        reason = reason.strip() or ("" if exit_code is None else f"exit code {exit_code}")
+        return Job(JobId(job_id), f"{tag}.{int(index or 0)}", JobState(state), reason, exit_code)
+    except ValueError as error:
+        raise Garbled(f"list_command printed {' '.join(row)!r}: {error}", command=answer.argv) from error
+
+
+def _failure(answer: Answer, kind: type[Unavailable | NoCapacity | Rejected]) -> BackendError:
+    kind = Unavailable if answer.exit_code == AWAY else kind
+    return kind(answer.said or "nothing was said", command=answer.argv, exit_code=answer.exit_code)
