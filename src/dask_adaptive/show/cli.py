@@ -133,7 +133,7 @@ def demo(output: Path, files: int, maximum: int | None) -> None:
     epilog=_examples(
         "dask adaptive simulate workflow.json.gz --backend cloud --policy target-duration --policy dask",
         "dask adaptive simulate map-reduce session --backend local --backend 120+5 --maximum 50",
-        "dask adaptive simulate workflow.json --seeds 1 --json runs.json",
+        "dask adaptive simulate workflow.json --seeds 1 --json runs.json --picture runs.html",
     )
 )
 @click.option(
@@ -173,8 +173,9 @@ def demo(output: Path, files: int, maximum: int | None) -> None:
     help="How long the cluster stays open after the last result.",
 )
 @click.option("--json", "json_path", type=_FILE, help="Write every run to this file.")
+@click.option("--picture", "picture_path", type=_FILE, help="Draw jobs and work over time: FILE.html, .png or .svg.")
 @click.argument("works", metavar="FILE...", nargs=-1, required=True)
-def simulate(works: tuple[str, ...], json_path: Path | None, **options: Any) -> None:
+def simulate(works: tuple[str, ...], json_path: Path | None, picture_path: Path | None, **options: Any) -> None:
     """Say what FILEs of work would take and cost under policies, ours and others, in a made-up world.
 
     A FILE is a workflow in WfFormat, plain or gzipped, or the name of a built-in shape such as map-reduce. The score is
@@ -182,7 +183,7 @@ def simulate(works: tuple[str, ...], json_path: Path | None, **options: Any) -> 
     """
     from dask_adaptive.show import simulate as simulating
 
-    simulating.simulate(simulating.Question(works, **options), json_path=json_path)
+    simulating.simulate(simulating.Question(works, **options), json_path=json_path, picture_path=picture_path)
 
 
 # --- what there is ---------------------------------------------------------------------------------------------

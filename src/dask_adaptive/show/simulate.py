@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,10 @@ from pathlib import Path
 import click
 
 from dask_adaptive.errors import ConfigError, nearest
+from dask_adaptive.model import Record
+from dask_adaptive.show.picture import Group
+from dask_adaptive.show.report import MOST_BESIDE, check_report, write_comparison
+from dask_adaptive.show.timeline import timeline_of
 from dask_adaptive.sim.shapes import SHAPES
 from dask_adaptive.sim.site import Site
 from dask_adaptive.sim.trial import POLICIES, Trial, site_named, trial
@@ -22,6 +26,12 @@ from dask_adaptive.sim.workload import Workload
 from dask_adaptive.sim.world import Setting
 
 __all__ = ["Question", "simulate", "table"]
+
+MOST_ROWS = 12
+"""Rows of a picture; more would need a larger wall."""
+
+Rounds = dict[tuple[str, str, str], list[Record]]
+"""What is drawn: the rounds of the first seed, by file, backend and policy."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +50,60 @@ class Question:
     linger_s: float = 0.0
 
 
-def simulate(question: Question, *, json_path: Path | None = None) -> None:
-    """Run it all, with a progress bar; print the table; write every run to ``json_path``.
+def simulate(question: Question, *, json_path: Path | None = None, picture_path: Path | None = None) -> None:
+    """Run it all, with a progress bar on a terminal; print the table; write every run to ``json_path``.
+
+    ``picture_path`` gets the timelines of the first seed, the policies beside each other.
 
     Raises
     ------
     ConfigError
-        If a file, backend or policy is not known, or the file for the results cannot be written.
+        If a file, backend or policy is not known, or a file cannot be written, or the picture would be too large.
     """
+    if picture_path is not None:
+        check_report(picture_path)
+        _check_rows(question)
     for policy in question.policies:
         if policy not in POLICIES:
             raise ConfigError(f"there is no policy {policy!r} to simulate; {nearest(policy, POLICIES)}")
     sites = [site_named(name) for name in question.backends]
     works = [_workloads(name, question.seeds) for name in question.works]
     count = len(works) * len(sites) * len(question.policies) * question.seeds
-    with click.progressbar(_trials(question, sites, works), length=count, label="simulating", file=sys.stderr) as runs:
-        trials = list(runs)
+    rounds: Rounds | None = None if picture_path is None else {}
+    trials = _shown(_trials(question, sites, works, rounds), count)
     click.echo("\n".join(table(trials)))
     if json_path is not None:
         _write(trials, json_path)
+    if picture_path is not None:
+        write_comparison(_groups(rounds or {}), picture_path, "Simulated runs")
+        click.echo(f"picture in {picture_path}")
+
+
+def _shown(trials: Iterable[Trial], count: int) -> list[Trial]:
+    """All of them, with a progress bar where somebody sees it."""
+    if not sys.stderr.isatty():
+        return list(trials)
+    with click.progressbar(trials, length=count, label="simulating", file=sys.stderr) as runs:
+        return list(runs)
+
+
+def _check_rows(question: Question) -> None:
+    rows = len(question.works) * len(question.backends) * math.ceil(len(question.policies) / MOST_BESIDE)
+    if rows > MOST_ROWS:
+        raise ConfigError(
+            f"a picture of {rows} rows is too large, {MOST_ROWS} are possible: name fewer files or backends"
+        )
+
+
+def _groups(rounds: Mapping[tuple[str, str, str], Sequence[Record]]) -> list[Group]:
+    """A row for each file and backend, with at most ``MOST_BESIDE`` policies."""
+    groups: list[Group] = []
+    for work, backend in dict.fromkeys((work, backend) for work, backend, _ in rounds):
+        runs = [(key[2], timeline_of(each)) for key, each in rounds.items() if key[:2] == (work, backend)]
+        groups += [
+            (f"{work} on {backend}", runs[first : first + MOST_BESIDE]) for first in range(0, len(runs), MOST_BESIDE)
+        ]
+    return groups
 
 
 def _workloads(name: str, seeds: int) -> Sequence[Workload]:
@@ -70,11 +115,17 @@ def _workloads(name: str, seeds: int) -> Sequence[Workload]:
     return [read_wfformat(name)] * seeds
 
 
-def _trials(question: Question, sites: Sequence[Site], works: Sequence[Sequence[Workload]]) -> Iterator[Trial]:
-    for workloads, site, policy in product(works, sites, question.policies):
+def _trials(
+    question: Question, sites: Sequence[Site], works: Sequence[Sequence[Workload]], rounds: Rounds | None
+) -> Iterator[Trial]:
+    """Every run, one after the other; the rounds of those with the first seed go into ``rounds``."""
+    for (name, workloads), site, policy in product(zip(question.works, works, strict=True), sites, question.policies):
         setting = Setting(site, maximum=question.maximum, linger_s=question.linger_s)
         for seed, workload in enumerate(workloads):
-            yield trial(policy, workload, setting, time_value=question.time_value, seed=seed)
+            watch = None
+            if rounds is not None and seed == 0:
+                watch = rounds.setdefault((Path(name).name, site.name, policy), []).append
+            yield trial(policy, workload, setting, time_value=question.time_value, seed=seed, on_record=watch)
 
 
 def table(trials: Sequence[Trial]) -> list[str]:

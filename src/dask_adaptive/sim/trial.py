@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from dask_adaptive.errors import ConfigError, nearest
-from dask_adaptive.model import Shape
+from dask_adaptive.model import Record, Shape
 from dask_adaptive.policy.classic import Doubling, Fixed, TargetDuration
 from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import Policy
@@ -66,8 +66,16 @@ class Trial:
         return asdict(self)
 
 
-def trial(name: str, workload: Workload, setting: Setting, *, time_value: float, seed: int) -> Trial:
-    """Run one policy by its name.
+def trial(
+    name: str,
+    workload: Workload,
+    setting: Setting,
+    *,
+    time_value: float,
+    seed: int,
+    on_record: Callable[[Record], None] | None = None,
+) -> Trial:
+    """Run one policy by its name; ``on_record`` is told of every round.
 
     Raises
     ------
@@ -79,9 +87,9 @@ def trial(name: str, workload: Workload, setting: Setting, *, time_value: float,
     setting = replace(setting, shape=equipped(setting.shape, workload))
     make = POLICIES[name]
     if make is None:
-        outcome = _static_best(workload, replace(setting, linger_s=0.0), time_value, seed)
+        outcome = _static_best(workload, replace(setting, linger_s=0.0), time_value, seed, on_record)
     else:
-        outcome = simulate(workload, make(), setting, seed=seed)
+        outcome = simulate(workload, make(), setting, seed=seed, on_record=on_record)
     return _scored(name, workload, setting, outcome, time_value=time_value, seed=seed)
 
 
@@ -117,9 +125,15 @@ def site_named(name: str) -> Site:
     return Site(name, queue=Constant(queue_s), start=Constant(start_s))
 
 
-def _static_best(workload: Workload, setting: Setting, time_value: float, seed: int) -> Outcome:
+def _static_best(
+    workload: Workload,
+    setting: Setting,
+    time_value: float,
+    seed: int,
+    on_record: Callable[[Record], None] | None = None,
+) -> Outcome:
     """The cheapest of all fixed numbers of jobs; those with which the work never ends (no job arrived) do not count."""
-    best: tuple[float, Outcome] | None = None
+    best: tuple[float, int, Outcome] | None = None
     failure = ConfigError("there is no size to try")
     for size in _sizes(workload, setting):
         try:
@@ -129,10 +143,12 @@ def _static_best(workload: Workload, setting: Setting, time_value: float, seed: 
             continue
         cost = objective(outcome.waited_s, outcome.billed_s, time_value=time_value)
         if best is None or cost < best[0]:
-            best = cost, outcome
+            best = cost, size, outcome
     if best is None:
         raise failure
-    return best[1]
+    if on_record is not None:  # once more, now that it is known which one is the best
+        simulate(workload, Fixed(best[1]), setting, seed=seed, on_record=on_record)
+    return best[2]
 
 
 def _sizes(workload: Workload, setting: Setting) -> Sequence[int]:
