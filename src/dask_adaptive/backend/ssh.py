@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 import time
@@ -29,8 +28,6 @@ from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, NoCapacit
 from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
 
 __all__ = ["Ssh"]
-
-logger = logging.getLogger("dask_adaptive")
 
 ATTEMPTS = 3
 
@@ -70,6 +67,8 @@ class Ssh:
         Seconds between SIGTERM and SIGKILL.
     log_bytes:
         How much of the output of a job its host keeps: the newest ``log_bytes`` at least, twice that at most.
+    timeout_s:
+        After how many seconds without an answer a host is given up for that call.
 
     Raises
     ------
@@ -112,7 +111,6 @@ class Ssh:
         paths = {key: _expanded(value) for key, value in said.items() if value is not None}
         self._ssh = {**paths, **(connect_options or {})}
         self._places = Places(self.hosts, self._opened, lost_s)
-        self._mine: set[JobId] = set()
         self._closed = False
 
     # --- the contract ---
@@ -184,11 +182,8 @@ class Ssh:
         return str((await link.call({"op": "log", "name": name}, ANSWER_S))["text"])
 
     async def aclose(self) -> None:
-        """End every job that this object started, and every connection."""
-        if self._closed:
-            return
+        """End the connections; the jobs go on."""
         self._closed = True
-        await self._end_mine()
         await self._places.aclose()
 
     def watch(self, wake: Wake) -> None:
@@ -222,7 +217,6 @@ class Ssh:
             return {}, [], dict.fromkeys(names, str(error))
         except Ambiguous:
             place.alive |= set(ids.values())  # so that nobody believes a list without this host
-            self._mine |= set(ids.values())
             return {}, list(names), {}
         finally:
             place.coming -= len(names)
@@ -232,7 +226,6 @@ class Ssh:
             place.serves()
         started = {name: each for name, each in ids.items() if name not in refused}
         place.alive |= set(started.values())
-        self._mine |= set(started.values())
         return started, [], refused
 
     def _outcome(
@@ -274,28 +267,6 @@ class Ssh:
             await tell(link, ids)
         except Ambiguous as error:
             raise Unavailable(str(error)) from error
-
-    async def _end_mine(self) -> None:
-        """Cancel what this object started and wait until it is gone; say what could not be ended."""
-        end_s = time.monotonic() + 2 * self.grace_s + 10
-        while time.monotonic() < end_s and (left := [each for each in self._places if each.alive & self._mine]):
-            done = await asyncio.gather(*(self._ended(place) for place in left))
-            if not any(done):
-                break
-            await asyncio.sleep(0.05)
-        for place in self._places:
-            if place.alive & self._mine:
-                count = len(place.alive & self._mine)
-                logger.warning("%d jobs on host %s were not seen to end", count, place.reason or place.host.label)
-
-    async def _ended(self, place: Place) -> bool:
-        """Tell our jobs of a host to end, and look; False when that cannot be done."""
-        try:
-            await self._cancelled(place, place.alive & self._mine)
-            await self._listed(place, "")
-        except BackendError:
-            return False
-        return True
 
 
 # --- the parts without state --------------------------------------------------------------------------------------
