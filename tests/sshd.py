@@ -98,6 +98,15 @@ class Sshd:
                     found.append(process)
         return found
 
+    def agents(self) -> list[psutil.Process]:
+        """What runs at the ends of its connections."""
+        sessions = psutil.Process(self.process.pid).children(recursive=True) if self.process is not None else []
+        found = []
+        for session in sessions:
+            with suppress(psutil.Error):
+                found += session.children() if session.name().startswith("sshd") else []
+        return found
+
     def cut(self) -> None:
         """Cut every connection; the server, and what was started through it, go on."""
         assert self.process is not None
@@ -145,7 +154,13 @@ class Hosts:
         return [f"{sshd.label}*{slots}" for sshd in self.sshds]
 
     def left(self) -> list[psutil.Process]:
+        """Every process that was started through these hosts and lives."""
         return [process for sshd in self.sshds for process in sshd.left()]
+
+    def jobs_left(self) -> list[psutil.Process]:
+        """The same without what only lives as long as a connection: the children of sshd."""
+        agents = [child.pid for sshd in self.sshds for child in sshd.agents()]
+        return [process for process in self.left() if process.pid not in agents]
 
     def knows(self, *sshds: Sshd) -> None:
         """Write the user's known_hosts."""

@@ -20,11 +20,13 @@ from typing import Literal
 import psutil
 from tests.fakes.memory import MemoryBackend
 from tests.sshd import running_hosts
+from tests.systems.sge import sge
 from tests.systems.slurm import slurm
 
 from dask_adaptive.backend.batch import BatchSystem
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.backend.local import Local
+from dask_adaptive.backend.sge import Sge
 from dask_adaptive.backend.slurm import Slurm
 from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
 
@@ -169,7 +171,7 @@ async def ssh(directory: Path) -> AsyncIterator[Subject]:
 
     with running_hosts(directory / "hosts") as hosts:
         backend = Ssh(hosts.words(slots=12), grace_s=2, **hosts.options)
-        yield Subject(backend, hosts.left)
+        yield Subject(backend, hosts.jobs_left)
         await backend.aclose()
 
 
@@ -182,3 +184,14 @@ async def real_slurm(directory: Path) -> AsyncIterator[Subject]:
     yield made
     if made.left():
         await made.close()
+
+
+@subject("sge", system="sge")
+async def real_sge(directory: Path) -> AsyncIterator[Subject]:
+    """Grid Engine's own daemons."""
+    system = sge()
+    with system.on_path():
+        backend = BatchSystem(Sge(), log_directory=str(directory), poll_s=0.5)
+        yield Subject(backend, system.listed)
+        await backend.aclose()
+        system.clear()

@@ -57,7 +57,10 @@ class Backend(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Give back what the backend itself holds (connections, helper processes); jobs were cancelled before."""
+        """Give back what the backend itself holds (connections, helper processes).
+
+        Jobs were cancelled before, or are left on purpose: they go on, unless the backend ``ends_with_owner``.
+        """
         ...
 
 
