@@ -10,13 +10,18 @@ BROKEN_AFTER = 3
 """After how many failures in a row a pool is tried with one job at a time."""
 
 LONGEST_REST_S = 300.0
+LONGEST_WAIT_S = 60.0
 
 
 @dataclass(slots=True)
 class Health:
-    """Batches of a pool that failed since the last success, and until when the pool rests."""
+    """Batches of a pool that failed since the last success, and until when the pool rests.
+
+    ``full`` is how often in a row the manager took less than it was asked for: a limit, and no failure.
+    """
 
     failed: set[str] = field(default_factory=set)
+    full: int = 0
     reason: str = ""
     retry_s: float = 0.0
 
@@ -27,10 +32,16 @@ class Health:
             self.failed.add(tag)
             self.retry_s = now_s + (min(LONGEST_REST_S, 2.0 ** (len(self.failed) - 1)) if rest_s is None else rest_s)
 
+    def wait(self, reason: str, now_s: float) -> None:
+        """The manager took less than it was asked for: the rest is asked for later."""
+        self.full += 1
+        self.reason = reason
+        self.retry_s = max(self.retry_s, now_s + min(LONGEST_WAIT_S, 2.0 ** (self.full - 1)))
+
     def word(self, now_s: float, trying: bool) -> str:
         """Why the pool takes no more jobs now, else "". ``trying``: a job of it is on its way."""
         count = len(self.failed)
-        times = f"{count} failure{'s' if count > 1 else ''} in a row; the last: {self.reason}"
+        times = f"{count} failure{'s' if count > 1 else ''} in a row; the last: {self.reason}" if count else self.reason
         if now_s < self.retry_s:
             return times
         if count >= BROKEN_AFTER and trying:

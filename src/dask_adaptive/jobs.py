@@ -15,7 +15,7 @@ from dask_adaptive.actuator import Observed
 from dask_adaptive.backend.contracts import Backend, Pushing
 from dask_adaptive.config import check_keys
 from dask_adaptive.engine.contracts import Engine
-from dask_adaptive.errors import Ambiguous, BackendError, EngineError, Garbled, Rejected, Throttled
+from dask_adaptive.errors import Ambiguous, BackendError, EngineError, Garbled, NoCapacity, Rejected, Throttled
 from dask_adaptive.health import BROKEN_AFTER, Health
 from dask_adaptive.model import (
     ALIVE,
@@ -163,7 +163,7 @@ class Jobs:
     def _state(self, setup: PoolSetup, now_s: float) -> PoolState:
         name, lane, health = setup.pool.name, self._lanes[id(setup.backend)], self._health[setup.pool.name]
         broken = ""
-        if health.failed:
+        if health.failed or health.full:
             waiting = (Phase.WANTED, Phase.SUBMITTED, Phase.QUEUED, Phase.STARTING)
             trying = any(life.pool == name and life.phase in waiting for life in self._lives.values())
             broken = health.word(now_s, trying)
@@ -180,7 +180,7 @@ class Jobs:
         )
 
     def _heed(self, lane: _Lane, now_s: float) -> None:
-        """Tell, once, that the manager keeps us waiting; the jobs that are being submitted have that as their reason."""
+        """Tell, once, that the manager keeps us waiting: that is also the reason of jobs that are being submitted."""
         trouble = str(getattr(lane.backend, "trouble", ""))
         if trouble and not lane.trouble:
             self._events.append(f"{lane.backend.name}: {trouble}")
@@ -284,8 +284,11 @@ class Jobs:
         if not isinstance(outcome, BaseException):
             for life, job_id in zip(mine, outcome, strict=False):
                 self._put(lives.accepted(life, job_id, now_s), now_s)
-            if len(outcome) < batch.count:
-                self._refuse(batch, mine[len(outcome) :], "the manager took only a part of the batch", None, now_s)
+            taken = len(outcome)
+            if taken < batch.count:
+                self._wait(batch, mine[taken:], f"the manager took {taken} of {batch.count} jobs", now_s)
+            else:
+                self._health[batch.pool].full = 0
             return
         self.errors[batch.pool]["submit"] += 1
         reason = f"submit of {batch.count} to pool {batch.pool} failed: {outcome}"
@@ -296,8 +299,16 @@ class Jobs:
                 self._put(lives.unsure(life, reason, deadline_s, now_s), now_s)
             self._health[batch.pool].fail(batch.tag, str(outcome), now_s)
             return
+        if isinstance(outcome, NoCapacity):
+            self._wait(batch, mine, str(outcome), now_s)
+            return
         rest_s = outcome.retry_after_s if isinstance(outcome, Throttled) else None
         self._refuse(batch, mine, str(outcome), 60.0 if isinstance(outcome, Rejected) else rest_s, now_s)
+
+    def _wait(self, batch: Batch, mine: Sequence[Life], reason: str, now_s: float) -> None:
+        for life in mine:
+            self._put(lives.refused(life, reason, now_s), now_s)
+        self._health[batch.pool].wait(reason, now_s)
 
     def _refuse(self, batch: Batch, mine: Sequence[Life], reason: str, rest_s: float | None, now_s: float) -> None:
         for life in mine:
