@@ -403,7 +403,7 @@ class Load:
     ``members`` maps each job to its registered workers; the same object is returned while nobody joined or left.
     ``pools`` has the capacity of each pool, ``foreign`` that of workers which are not ours. ``waiting_clients``
     counts clients that wait for any worker without having tasks (scatter). ``replicated_bytes`` are bytes held by
-    more than one worker, beyond the first copy.
+    more than one worker, beyond the first copy. ``leaving`` are jobs whose manager told them to end.
     """
 
     at_s: float
@@ -414,6 +414,7 @@ class Load:
     foreign: Capacity = field(default_factory=Capacity)
     waiting_clients: int = 0
     replicated_bytes: int = 0
+    leaving: tuple[str, ...] = ()
 
 
 # --- what a round looks at -------------------------------------------------------------------------------------

@@ -2,16 +2,17 @@
 
 A resource manager ends a job at its walltime, whatever it runs. So a job is drained before: it gets no more tasks,
 finishes what it runs, and hands its data over. How long that takes is learned; jobs that began together are drained
-one after the other, and each is replaced early enough that the next one serves when it goes.
+one after the other, and each is replaced early enough that the next one serves when it goes. A manager may end a job
+earlier too, and say so by a signal: the job's workers tell (``Load.leaving``), and it is drained at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from dask_adaptive.model import Group, Life, Phase, PoolState, Retire, Snapshot
 
-__all__ = ["drain_at_s", "ending", "ends_s", "leaving", "outlasting"]
+__all__ = ["drain_at_s", "ending", "ends_s", "leaving", "margin_s", "outlasting"]
 
 NEVER = float("inf")
 
@@ -36,14 +37,18 @@ def ends_s(life: Life, state: PoolState) -> float:
     return life.running_s + state.pool.walltime_s if state.pool.walltime_s and life.running_s else NEVER
 
 
+def margin_s(walltime_s: float) -> float:
+    """How much of a walltime is left unused."""
+    return min(max(MARGIN * walltime_s, MARGIN_S[0]), MARGIN_S[1])
+
+
 def drain_at_s(life: Life, state: PoolState, longest_s: float) -> float:
     """When to begin to drain this job. ``longest_s``: how long tasks that run now may go on."""
     end_s = ends_s(life, state)
     if end_s == NEVER:
         return NEVER
     walltime_s = max(end_s - life.running_s, 0.0)
-    margin_s = min(max(MARGIN * walltime_s, MARGIN_S[0]), MARGIN_S[1])
-    lead_s = min(max(state.startup.drained_s(0.9), longest_s) + margin_s, walltime_s / 2)
+    lead_s = min(max(state.startup.drained_s(0.9), longest_s) + margin_s(walltime_s), walltime_s / 2)
     return end_s - lead_s - _place(life) * min(STAGGER * walltime_s, STAGGER_S)
 
 
@@ -60,21 +65,25 @@ def leaving(snapshot: Snapshot, pool: str) -> frozenset[str]:
     replacement waits for the end of the old job.
     """
     state = snapshot.pools[pool]
+    told = {name for name in snapshot.load.leaving if name in snapshot.lives and _serves(snapshot.lives[name], pool)}
     if not _has_end(snapshot, state):
-        return frozenset()
+        return frozenset(told)
     soon_s = snapshot.at_s + state.startup.quantile_s(0.5)
     longest_s = _longest_s(snapshot.load.groups)
-    ready = Phase.READY
-    return frozenset(
+    return frozenset(told).union(
         life.name
         for life in snapshot.lives.values()
-        if life.phase is ready and life.pool == pool and drain_at_s(life, state, longest_s) <= soon_s
+        if _serves(life, pool) and drain_at_s(life, state, longest_s) <= soon_s
     )
 
 
+def _serves(life: Life, pool: str) -> bool:
+    return life.phase is Phase.READY and life.pool == pool
+
+
 def ending(snapshot: Snapshot) -> tuple[Retire, ...]:
-    """The jobs to be drained now because the manager will end them soon."""
-    found = []
+    """The jobs to be drained now because the manager will end them soon, or told them to end already."""
+    found = [Retire(name, "its manager told it to end", busy=True) for name in _told(snapshot)]
     longest_s = _longest_s(snapshot.load.groups)
     bounded = {name for name, state in snapshot.pools.items() if _has_end(snapshot, state) and not state.stale}
     for life in snapshot.lives.values() if bounded else ():
@@ -87,6 +96,16 @@ def ending(snapshot: Snapshot) -> tuple[Retire, ...]:
             left_s = ends_s(life, state) - snapshot.at_s
             found.append(Retire(life.name, f"its walltime ends in {max(left_s, 0):.0f} s", busy=True))
     return tuple(found)
+
+
+def _told(snapshot: Snapshot) -> Iterator[str]:
+    for name in snapshot.load.leaving:
+        life = snapshot.lives.get(name)
+        if life is None or life.phase is not Phase.READY or snapshot.pools[life.pool].stale:
+            continue
+        refused = life.since_s > life.ready_s
+        if not refused or snapshot.at_s >= life.since_s + AGAIN_S:
+            yield name
 
 
 def outlasting(snapshot: Snapshot) -> Mapping[str, str]:

@@ -132,3 +132,13 @@ def test_work_that_no_job_can_finish_is_reported(mean_s: float | None, told: int
     found = outlasting(at(0.0, job(0), groups=groups))
     assert told == len(found)
     assert all("no job may run longer than 3600 s" in sentence for sentence in found.values())
+
+
+def test_a_job_that_its_manager_told_to_end_is_drained_at_once_and_replaced() -> None:
+    state = PoolState(Pool("default", limits=Limits(0, 10)))
+    fine = at(10.0, job(0), job(1, ready_s=BEGAN_S), state=state)
+    told = replace(fine, load=replace(fine.load, leaving=("aaaabbbb.1", "zzzzzzzz.0")))
+    assert [("aaaabbbb.1", True)] == [(retire.job, retire.busy) for retire in ending(told)]
+    assert frozenset({"aaaabbbb.1"}) == leaving(told, "default")
+    plan = make_plan(told, Target({"default": Want(2, "two are wanted")}))
+    assert [1] == [submit.count for submit in plan.submits]

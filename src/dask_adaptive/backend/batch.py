@@ -13,6 +13,7 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dask_adaptive.backend import _leaving
 from dask_adaptive.backend.command import worker_config
 from dask_adaptive.backend.dialect import Answer, Call, Dialect
 from dask_adaptive.backend.runner import Here, Runner
@@ -245,7 +246,8 @@ class BatchSystem:
 
     def job_script(self, batch: Batch) -> str:
         """Exactly what would be submitted; paths of private files, which do not exist yet, apart."""
-        spec = replace(batch.spec, tls={option: f"{PRIVATE}/{option}.pem" for option in batch.spec.tls})
+        tls = {option: f"{PRIVATE}/{option}.pem" for option in batch.spec.tls}
+        spec = replace(batch.spec, tls=tls, preload=(f"{PRIVATE}/leaving.py", *batch.spec.preload))
         log = f"{Path(self.log_directory).expanduser()}/{batch.tag}.%.log"
         return job_script(self.dialect, batch.tag, spec, log=log, environment=f"{PRIVATE}/environment.sh")
 
@@ -280,7 +282,8 @@ class BatchSystem:
         tls = {}
         for option, path in batch.spec.tls.items():
             tls[option] = await self._place(batch.cluster, await asyncio.to_thread(_read, path), "pem")
-        spec = replace(batch.spec, tls=tls)
+        leaving = await self._place(batch.cluster, await asyncio.to_thread(_read, _leaving.__file__), "py")
+        spec = replace(batch.spec, tls=tls, preload=(leaving, *batch.spec.preload))
         log = await self._log(batch.tag)
         return spec, job_script(self.dialect, batch.tag, spec, log=log, environment=environment)
 

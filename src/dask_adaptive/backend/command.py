@@ -11,6 +11,7 @@ import dask.config
 
 from dask_adaptive.errors import Rejected
 from dask_adaptive.model import Need, Spec, worker_name
+from dask_adaptive.walltime import margin_s
 
 __all__ = ["MODULE", "terminate_bytes", "worker_arguments", "worker_config", "worker_environment"]
 
@@ -35,6 +36,8 @@ def worker_arguments(spec: Spec, job: str, index: int, attempt: int = 0) -> tupl
     resources = _resources(shape.resources, spec.gpus)
     if resources:
         arguments += ["--resources", resources]
+    if spec.request.walltime_s:  # for the case that nobody is there any more who drains the job before
+        arguments += ["--lifetime", f"{spec.request.walltime_s - margin_s(spec.request.walltime_s) / 2:.0f}s"]
     if spec.local_directory:
         arguments += ["--local-directory", spec.local_directory]
     for option, path in spec.tls.items():

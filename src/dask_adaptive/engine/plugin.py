@@ -86,6 +86,7 @@ PENDING = ("waiting", "queued", "no-worker", "processing")
 FINISHED = ("memory", "released", "erred", "forgotten")
 ANNOTATED = ("resources", "workers", "restrictions", "allow_other_workers", "loose_restrictions")
 TICK_MS = 50
+LEAVING = "dask-adaptive-leaving"  # the event by which a worker tells that it was told to end
 PUSH_S = 0.01
 SERVING = (Status.running, Status.paused)
 REPLICAS_READ = 2_000
@@ -639,6 +640,7 @@ class Inside(SchedulerPlugin):
         self.durations = Durations()
         self.heartbeats = Heartbeats()
         self.marks: dict[str, str] = {}
+        self.leaving: dict[str, str] = {}
         self.drains: set[Drain] = set()
         self.listeners: list[tuple[BatchedSend, bool]] = []
         self.moving = 0
@@ -731,6 +733,7 @@ class Inside(SchedulerPlugin):
     def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
         self.roster.drop(worker)
         self.marks.pop(worker, None)
+        self.leaving.pop(worker, None)
         self.tell("worker left", ["remove", worker, None])
 
     def update_graph(self, scheduler: Any, **kwargs: Any) -> None:
@@ -739,6 +742,16 @@ class Inside(SchedulerPlugin):
             self.needs.update(annotations)
         self._active = True
         self.tell("graph")
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """A worker that was told to end says so: its job is to be drained."""
+        if topic != LEAVING or not isinstance(msg, dict):
+            return
+        address = str(msg.get("worker"))
+        job = self.roster.places.get(address, (None, None))[0]
+        if job is not None and address not in self.leaving:
+            self.leaving[address] = job
+            self.tell("a worker was told to end")
 
     def restart(self, scheduler: Any) -> None:
         self.needs.restart(scheduler)
@@ -858,6 +871,7 @@ class Inside(SchedulerPlugin):
             "idle": None if idle == self._idle_version else self._idle_rows,
             "waiting_clients": self.waiting_clients,
             "replicated": self._replicated,
+            "leaving": sorted(set(self.leaving.values())),
         }
 
     def _idle(self, idle_workers: list[Any], now: float) -> None:

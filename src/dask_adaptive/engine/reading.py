@@ -42,6 +42,7 @@ class Reader:
             foreign=Capacity(*answer["foreign"]),
             waiting_clients=answer["waiting_clients"],
             replicated_bytes=answer["replicated"],
+            leaving=tuple(answer["leaving"]),
         )
 
     def _offset(self, seen_s: float) -> float:
