@@ -35,6 +35,7 @@ from dask_adaptive.model import Limits, Pool, Record, Startup
 from dask_adaptive.options import PoolOptions, backends_of, pool_options, timeouts
 from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
+from dask_adaptive.policy.found import AsFound
 from dask_adaptive.security import security_of, worker_files
 from dask_adaptive.show.bulletin import Ledger
 from dask_adaptive.show.widget import make_widget, status_html
@@ -65,7 +66,8 @@ class Cluster(DaskCluster):
     name:
         Name of the cluster. Default: made up.
     n_workers:
-        Start with this many workers (of the first pool). Default 0.
+        Start with this many workers (of the first pool). Default: none; at a living scheduler as many as are there of
+        an earlier cluster of the same name and backend.
     journal:
         File that every round is written to, as JSON lines. Default: ``adaptive.journal`` of Dask's configuration.
     scheduler_options:
@@ -116,7 +118,7 @@ class Cluster(DaskCluster):
         **options: Any,
     ) -> None:
         self._options = pool_options(pools, options, backend)
-        self._wanted = count_of("n_workers", n_workers or 0)
+        self._wanted, self._said_no_size = count_of("n_workers", n_workers or 0), n_workers is None
         self._check_size(next(iter(self._options)), self._jobs_for(self._wanted, next(iter(self._options))))
         self._journal_path = journal if journal is not None else setting("journal")
         self._notice_s = seconds_of("adaptive.first-worker-notice", setting("first-worker-notice"))
@@ -145,7 +147,7 @@ class Cluster(DaskCluster):
         self._adaptive: Any = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
         self._key = new_key()
-        self._ledger = Ledger(self.name, logs=bool(setting("page-logs"))) if setting("page") else None
+        self._ledger, self._publishes = Ledger(self.name, logs=bool(setting("page-logs"))), bool(setting("page"))
         if not asynchronous and not (self._brings_workers and scheduler is None):
             self._begin()
 
@@ -254,7 +256,7 @@ class Cluster(DaskCluster):
         return Controller(
             engine,
             actuator,
-            Fixed(jobs),
+            AsFound() if self._attached is not None and self._said_no_size else Fixed(jobs),
             journal=self._journal,
             interval_s=1.0,
             on_record=self._on_record,
@@ -285,13 +287,13 @@ class Cluster(DaskCluster):
         for event in record.events:
             at = datetime.datetime.fromtimestamp(record.at_s)  # noqa: DTZ006  local time, as Dask's own entries
             self._cluster_manager_logs.append((at, event))
-        if self._ledger is not None and self.engine is not None:
-            self._ledger.take(record)
-            self.engine.publish(self._bulletin)
+        self._ledger.take(record)
+        if self._publishes and self.engine is not None:
+            self.engine.publish(self.bulletin)
 
-    def _bulletin(self) -> dict[str, Any]:
-        errors = self._jobs.errors if self._jobs is not None else {}
-        return self._ledger.bulletin(errors) if self._ledger is not None else {}
+    def bulletin(self) -> dict[str, Any]:
+        """What the page of the dashboard, the metrics and the widget show: plain values, of the last round."""
+        return self._ledger.bulletin(self._jobs.errors if self._jobs is not None else {})
 
     def _hook_failed(self, sentence: str) -> None:
         logging.getLogger(__name__).warning(sentence)

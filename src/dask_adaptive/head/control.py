@@ -26,6 +26,7 @@ __all__ = ["HANDLER", "Control", "ask", "fingerprint"]
 
 HANDLER = "dask_adaptive_head"
 ASK_S = 30.0
+CONNECT_S = 5.0
 
 
 class Control:
@@ -200,7 +201,7 @@ async def ask(address: str, security: Security, call: str, *, timeout_s: float =
     AdaptiveError
         Whatever it refuses with, as the class that it names.
     """
-    remote = rpc(address, connection_args=security.get_connection_args("client"), timeout=timeout_s)
+    remote = rpc(address, connection_args=security.get_connection_args("client"), timeout=min(timeout_s, CONNECT_S))
     try:
         question: Awaitable[Any] = getattr(remote, HANDLER)(call=call, arguments=arguments)
         answer = await within(timeout_s, _awaited(question))

@@ -14,6 +14,7 @@ from typing import Any
 import dask.config
 from distributed.security import Security
 
+import dask_adaptive
 from dask_adaptive.cluster import Cluster
 from dask_adaptive.controller import clock
 from dask_adaptive.description import Description
@@ -71,9 +72,7 @@ async def serve(entry: Entry) -> None:
 
 
 def _begun(entry: Entry) -> Running:
-    from dask_adaptive import __version__
-
-    return Running(entry.name, this_process(), clock(), __version__)
+    return Running(entry.name, this_process(), clock(), dask_adaptive.__version__)
 
 
 def _cluster(description: Description, name: str, security: Security) -> Cluster:

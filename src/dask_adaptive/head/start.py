@@ -51,6 +51,7 @@ async def up(name: str, description: Description, *, say: Say, wait_s: float = 0
     backend = head_backend(description) if description.headed.where == "job" else None
     entry = claim(name, is_lost=nothing_can_be_left)
     setup = Setup(this_process(), asdict(description), key=new_key() if backend is not None else "")
+    process: subprocess.Popen[bytes] | None = None
     try:
         entry.write(setup)
         if backend is not None:
@@ -58,8 +59,12 @@ async def up(name: str, description: Description, *, say: Say, wait_s: float = 0
             say(f"the head is a job of {backend.name}; waiting for it to start")
         process = None if backend is not None else _spawn(entry)
         running = await _arrival(entry, process, backend, wait_s)
+        if process is not None:
+            process.returncode = 0  # it outlives us: nobody waits for it, and Python is not to complain of that
     except BaseException:
         await _give_up(entry)
+        if process is not None:
+            process.wait()
         raise
     finally:
         if backend is not None:

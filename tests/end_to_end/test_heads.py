@@ -1,0 +1,483 @@
+"""Named clusters that live on: with real heads in processes of their own, asked for and looked at from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psutil
+import pytest
+from click.testing import CliRunner, Result
+from distributed import Client, Scheduler
+
+from dask_adaptive import Cluster, ConfigError, EngineError, connect
+from dask_adaptive.backend.local import Local
+from dask_adaptive.head.state import entries, entry_of
+from dask_adaptive.show.cli import adaptive
+
+from .gates import LIMIT_S, until
+from .worlds import MARK, marked, rounds
+
+PROGRAM = [sys.executable, "-m", "dask", "adaptive"]
+
+
+@pytest.fixture
+def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A state directory of its own, and a mark that every process started from here carries."""
+    yield from _marked(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The name of a head with one worker, for the tests that only look."""
+    with pytest.MonkeyPatch.context() as patch:
+        for _ in _marked(tmp_path_factory.mktemp("shared"), patch):
+            assert 0 == command("up", "shared", "--minimum", "1", "--maximum", "3").exit_code
+            with connect("shared") as cluster, Client(cluster) as client:
+                client.wait_for_workers(1, timeout=60)
+            yield "shared"
+            assert 0 == command("down", "shared").exit_code
+
+
+def _marked(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
+    word = uuid.uuid4().hex
+    patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    patch.setenv(MARK, word)
+    yield word
+    left = [process for process in marked(word) if process.pid != os.getpid()]
+    for process in left:
+        with suppress(psutil.Error):
+            process.kill()
+    assert [] == left, "processes were left behind"
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(adaptive, list(arguments), prog_name="dask adaptive")
+
+
+def table(word: str) -> list[psutil.Process]:
+    """The process table: what carries the mark and is not this test."""
+    return [process for process in marked(word) if process.pid != os.getpid()]
+
+
+def up(name: str, *options: str) -> int:
+    """Start a head; its process id."""
+    done = command("up", name, "--maximum", "2", "--json", *options)
+    assert 0 == done.exit_code, done.output
+    return int(json.loads(done.stdout)["pid"])
+
+
+def soon(condition: Callable[[], Any]) -> Any:
+    """Wait for a condition outside of any event loop; its value."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {LIMIT_S:g} s"
+        time.sleep(0.05)
+    return value
+
+
+# --- it lives on -------------------------------------------------------------------------------------------------
+
+
+def test_it_outlives_the_shell_that_started_it_and_down_leaves_nothing(mark: str) -> None:
+    """With 4 workers here; ``benchmarks/head.py`` does it with as many as are asked for."""
+    script = f"{' '.join(PROGRAM)} up lasting --minimum 4 --maximum 4 && echo up && sleep 600"
+    shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert shell.stdout is not None
+    assert "up\n" in iter(shell.stdout.readline, "")
+    os.killpg(shell.pid, signal.SIGKILL)
+    shell.wait()
+    shell.stdout.close()
+
+    with connect("lasting") as cluster, Client(cluster) as client:
+        client.wait_for_workers(4, timeout=60)
+        kept = client.submit(lambda: "kept", key="kept")
+        assert "kept" == kept.result()
+        client.publish_dataset(kept=kept)
+        pids = set(client.run(os.getpid).values())
+    with connect("lasting") as cluster, Client(cluster) as client:  # it was only let go
+        assert pids == set(client.run(os.getpid).values())
+        assert "kept" == client.get_dataset("kept").result()
+        assert 4 == len(cluster.status())
+
+    assert len(table(mark)) >= 5
+    done = command("down", "lasting")
+    assert (0, "cluster lasting ended") == (done.exit_code, done.stdout.strip())
+    assert [] == table(mark)
+    assert [] == entries()
+    assert [] == list(Path(os.environ["XDG_STATE_HOME"], "dask-adaptive").iterdir())
+
+
+def test_ctrl_c_while_it_comes_up_leaves_nothing(mark: str) -> None:
+    starting = subprocess.Popen([*PROGRAM, "up", "never"], stderr=subprocess.PIPE, text=True)
+    soon(lambda: [entry for entry in entries() if entry.running()])
+    starting.send_signal(signal.SIGINT)
+    _, errors = starting.communicate(timeout=60)
+    assert 1 == starting.returncode
+    assert "Traceback" not in errors
+    assert [] == entries()
+    assert [] == table(mark)
+
+
+def test_a_name_is_given_once(shared: str) -> None:
+    done = command("up", shared)
+    assert 2 == done.exit_code
+    assert f"there is a cluster {shared!r} already (running)" in done.stderr
+
+
+def test_who_is_idle_for_long_enough_ends(mark: str) -> None:
+    up("idle", "--idle-timeout", "2s")
+    with connect("idle") as cluster, Client(cluster) as client:
+        held = client.submit(sum, [1, 2])
+        assert 3 == held.result()
+        seen = len(cluster.records)
+        soon(lambda: len(cluster.records) > seen or cluster.about()["jobs"])
+        del held
+    soon(lambda: not entries() and not table(mark))
+
+
+def test_the_budget_is_kept_and_the_reason_is_shown(mark: str) -> None:
+    """Worker-hours are counted from round to round: what was spent is at most one interval of the workers above."""
+    up("frugal", "--minimum", "2", "--budget", "0.001")
+    with connect("frugal") as cluster:
+        soon(lambda: any(record.plan.retires for record in cluster.records))
+        soon(lambda: not [job for job in cluster.status() if job.workers])
+        spent = next(record for record in cluster.records if record.plan.retires).past["spent_s"]["default"]
+        assert 3.6 <= spent + 2 * 1.5  # one interval of two workers, with room for the round itself
+        [pool] = cluster.about()["pools"]
+        assert "worker-hours spent: nothing new, and what is there is drained" in pool["reason"]
+        assert "of 0.001 worker-hours spent" in cluster.explain()
+        with pytest.raises(ConfigError, match="has a budget"):
+            cluster.scale(2)
+        cluster.adapt(minimum=1, maximum=2)  # does not lift it
+        number = cluster.records[-1].number
+        soon(lambda: cluster.records[-1].number > number)
+        assert 0 == cluster.about()["pools"][0]["wanted"]
+    assert 0 == command("down", "frugal").exit_code
+
+
+# --- what can be asked -------------------------------------------------------------------------------------------
+
+
+def test_it_takes_the_place_of_a_cluster(shared: str) -> None:
+    with connect(shared) as cluster:
+        client = cluster.get_client()
+        assert 3 == client.submit(sum, [1, 2]).result()
+        assert client.dashboard_link == cluster.dashboard_link
+        client.close()
+        assert "running" == cluster.status.name
+        soon(lambda: ["ready"] == [row.phase.value for row in cluster.status() if row.workers])
+        assert cluster.explain().startswith("Pool default: 1 jobs, 1 wanted.")
+        assert shared in repr(cluster)
+        assert "jobs" in cluster._repr_html_()
+        soon(lambda: len(cluster.scheduler_info["workers"]) == 1)
+        assert "Cluster" in cluster.get_logs()
+    assert "closed" == cluster.status.name
+    with connect(shared) as again:
+        assert again.about()["pid"] == entry_of(shared).running().process.pid
+
+
+async def test_it_can_be_joined_asynchronously(shared: str) -> None:
+    async with connect(shared, asynchronous=True) as cluster, Client(cluster, asynchronous=True) as client:
+        assert 3 == await client.submit(sum, [1, 2])
+        assert 1 <= len(await cluster.status())
+        await cluster.adapt(minimum=1, maximum=3)
+        with pytest.raises(ConfigError, match="adapt on a head takes plain values"):
+            await cluster.adapt(policy=object())
+        with pytest.raises(ConfigError, match="unknown pool"):
+            await cluster.scale(1, pool="deflaut")
+
+
+def test_sizes_from_the_command_line(shared: str) -> None:
+    assert "2 workers, fixed" in command("scale", shared, "2").stdout
+    soon(lambda: json.loads(command("status", shared, "--json").stdout)["workers"] == 2)
+    assert "1 to 3 jobs" in command("adapt", shared, "--minimum", "1", "--maximum", "3").stdout
+    said = [event["text"] for event in json.loads(command("events", shared, "--json").stdout)]
+    assert any("scale: pool default to 2 jobs" in text for text in said)
+    soon(lambda: json.loads(command("status", shared, "--json").stdout)["workers"] == 1)
+
+
+def test_what_the_commands_show(shared: str) -> None:
+    assert [shared] == [row["name"] for row in json.loads(command("list", "--json").stdout)]
+    assert "running" in command("list").stdout
+    soon(lambda: "pool default: 1 jobs, 1 wanted (1 to 3)" in command("status").stdout)
+    assert "Only a larger maximum" in command("explain").stdout or "More work" in command("explain").stdout
+    job = json.loads(command("status", "--json").stdout)["jobs"][0]["job"]
+    assert "Start worker at" in command("logs", job).stdout
+    assert "up at tls://" in command("logs", shared).stdout
+    assert command("dashboard").stdout.startswith("http://127.0.0.1:")
+
+
+def test_status_goes_on_as_long_as_it_is_watched(shared: str) -> None:
+    watching = subprocess.Popen([*PROGRAM, "status", shared, "--watch"], stdout=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("adaptive ")
+    watching.send_signal(signal.SIGINT)
+    assert "" == watching.communicate(timeout=60)[0].partition("Traceback")[1]
+    assert 0 == watching.returncode
+
+
+def test_wrong_names_list_the_near_ones(shared: str) -> None:
+    for words in (("status", "shard"), ("scale", "shard", "1"), ("down", "shard"), ("reap", "shard")):
+        done = command(*words)
+        assert 2 == done.exit_code, words
+        assert "there is no cluster 'shard'; did you mean 'shared'?" in done.stderr
+    with pytest.raises(ConfigError, match="did you mean 'shared'"):
+        connect("shard")
+    done = command("logs", "aaaaaaaa.0")
+    assert (2, True) == (done.exit_code, "unknown job aaaaaaaa.0" in done.stderr)
+    assert 2 == command("reap", "--jsn").exit_code
+    assert "runs; `dask adaptive down shared` ends it" in command("reap", shared).stderr
+
+
+# --- faults ------------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_is_replaced(mark: str) -> None:
+    up("robust", "--minimum", "1")
+    with connect("robust") as cluster, Client(cluster) as client:
+        client.wait_for_workers(1, timeout=60)
+        [pid] = client.run(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        assert pid != client.submit(os.getpid).result(timeout=60)
+    assert 0 == command("down", "robust").exit_code
+
+
+def test_a_killed_head_leaves_no_jobs_and_is_recognised(mark: str) -> None:
+    pid = up("fragile", "--minimum", "2")
+    with connect("fragile") as cluster, Client(cluster) as client:
+        client.wait_for_workers(2, timeout=60)
+        os.kill(pid, signal.SIGKILL)
+        soon(lambda: not table(mark))
+        with pytest.raises(EngineError, match="cannot be asked"):
+            cluster.explain()
+    with pytest.raises(EngineError, match=r"cluster 'fragile' is lost \(its process is gone\)"):
+        connect("fragile")
+    assert 1 == command("status", "fragile").exit_code
+    done = command("list")
+    assert "no clusters" in done.stdout
+    assert "nothing of it is left" in done.stderr
+    assert [] == entries()
+    up("fragile")  # the name is free again
+    assert 0 == command("down", "--all").exit_code
+
+
+def test_a_head_that_does_not_listen_is_ended_by_a_signal(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid = up("deaf")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        kept = psutil.Process(pid)
+        monkeypatch.setattr("dask_adaptive.head.end.KILL_S", 1.0)
+        done = command("down", "deaf")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    assert (0, True) == (done.exit_code, "had to be told by a signal" in done.stdout)
+    assert not kept.is_running() or kept.status() == psutil.STATUS_ZOMBIE
+    soon(lambda: not table(mark))
+    assert [] == entries()
+
+
+def test_the_head_ends_with_its_scheduler(mark: str) -> None:
+    up("ended", "--minimum", "1")
+    with connect("ended") as cluster, Client(cluster.scheduler_address, security=cluster.security) as client:
+        client.wait_for_workers(1, timeout=60)
+        client.shutdown()
+    soon(lambda: not entries() and not table(mark))
+
+
+def test_a_full_disk_is_one_sentence(mark: str) -> None:
+    """Every write of more than nothing fails, as it does where no block is free."""
+
+    def full() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    done = subprocess.run([*PROGRAM, "up", "full"], preexec_fn=full, capture_output=True, text=True, check=False)
+    assert (2, "") == (done.returncode, done.stdout)
+    assert 1 == len(done.stderr.strip().splitlines()), done.stderr
+    assert "the state of cluster 'full' cannot be written" in done.stderr
+    assert [] == entries()
+
+
+def test_an_unwritable_state_directory_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
+    done = command("up", "homeless")
+    assert (2, "") == (done.exit_code, done.stdout)
+    assert 1 == len(done.stderr.strip().splitlines())
+    assert "the state directory" in done.stderr
+    assert "XDG_STATE_HOME names another place" in done.stderr
+
+
+def test_a_disk_that_fills_up_costs_no_running_work(mark: str) -> None:
+    up("busy", "--minimum", "1")
+    pid = entry_of("busy").running().process.pid
+    with connect("busy") as cluster, Client(cluster) as client:
+        client.wait_for_workers(1, timeout=60)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))  # Python ignores SIGXFSZ: each write is refused
+        assert list(range(20)) == client.gather(client.map(lambda x: x, range(20)))
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=60)
+    assert 0 == command("down", "busy").exit_code
+    assert [] == entries()
+
+
+# --- who may come ------------------------------------------------------------------------------------------------
+
+STRANGER = """
+    import asyncio, os, sys
+    from distributed.comm import connect
+    from distributed.security import Security
+
+    folder, address = sys.argv[1:]
+    mine = Security.temporary()
+
+    async def knock():
+        for there in (address, address.replace("tls://", "tcp://")):
+            for arguments in (mine.get_connection_args("client"), {}):
+                try:
+                    comm = await connect(there, timeout=3, **arguments)
+                    await comm.write({"op": "identity"})
+                    await asyncio.wait_for(comm.read(), 3)
+                except Exception:
+                    continue
+                sys.exit(f"{there} answers")
+
+    os.setgroups([]), os.setgid(65534), os.setuid(65534)
+    for name in ("", "running.json", "setup.json", "key.pem", "cert.pem", "ca.pem", "log"):
+        try:
+            os.listdir(folder) if not name else open(os.path.join(folder, name)).read()
+        except PermissionError:
+            continue
+        sys.exit(f"{name or folder} can be read")
+    asyncio.run(knock())
+    print("nowhere")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_another_user_gets_nowhere(shared: str) -> None:
+    entry = entry_of(shared)
+    arguments = [str(entry.folder), entry.running().address]
+    where = {**os.environ, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"}
+    program = [sys.executable, "-c", textwrap.dedent(STRANGER), *arguments]
+    done = subprocess.run(program, cwd="/", env=where, capture_output=True, text=True, timeout=120, check=False)
+    assert "nowhere" == done.stdout.strip(), done.stderr
+
+
+def test_every_file_is_private(shared: str) -> None:
+    entry = entry_of(shared)
+    assert 0o700 == entry.folder.stat().st_mode & 0o777
+    assert 0o700 == entry.folder.parent.stat().st_mode & 0o777
+    assert {0o600} == {path.stat().st_mode & 0o777 for path in entry.folder.iterdir()}
+    command_line = " ".join(psutil.Process(entry.running().process.pid).cmdline())
+    assert (entry.folder / "key.pem").read_text() not in command_line
+
+
+def test_the_dashboard_shows_no_logs_and_no_arguments(shared: str) -> None:
+    def tell(secret: str) -> int:
+        import logging
+
+        logging.getLogger("distributed.worker").warning("logged %s", secret)
+        return len(secret)
+
+    word = uuid.uuid4().hex
+    with connect(shared) as cluster, Client(cluster) as client:
+        held = client.submit(tell, word, key="held")
+        assert 32 == held.result()
+        worker = next(iter(cluster.scheduler_info["workers"]))
+        base, pages = cluster.dashboard_link.removesuffix("/status"), every_page()
+        paths = [path.replace("(.*)", quote(worker, safe="")) for path in pages]
+        found = {path: fetched(f"{base}{path}") for path in [*paths, "/info/task/held.html", "/status"]}
+    assert found["/status"] is not None
+    assert [] == [path for path, text in found.items() if text is not None and word in text]
+    assert [] == [path for path, text in found.items() if text is not None and ("logs" in path or "call" in path)]
+
+
+def every_page() -> list[str]:
+    """Paths that Dask's scheduler serves by default, charts apart."""
+    names = ("prometheus", "info", "json", "api")
+    modules = [f"distributed.http.scheduler.{name}" for name in names]
+    found = [rule[0] for module in modules for rule in __import__(module, fromlist=["routes"]).routes]
+    assert len(found) >= 15
+    return [f"/{path.lstrip('/')}" for path in found]
+
+
+def fetched(url: str) -> str | None:
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return str(answer.read(1_000_000), errors="replace")
+    except (OSError, ValueError):
+        return None
+
+
+def test_the_dashboard_can_be_off(mark: str) -> None:
+    up("hidden", "--no-dashboard")
+    done = command("dashboard", "hidden")
+    assert (1, True) == (done.exit_code, "was started without a dashboard" in done.stderr)
+    with connect("hidden") as cluster:
+        port = cluster.scheduler_info["services"].get("dashboard")
+        assert port is None or fetched(f"http://127.0.0.1:{port}/status") is None
+    assert 0 == command("down", "hidden").exit_code
+
+
+# --- a controller that comes back --------------------------------------------------------------------------------
+
+
+class Lasting(Local):
+    """Jobs that stay when a controller leaves."""
+
+    ends_with_owner = False
+
+    async def aclose(self) -> None:
+        """Not now."""
+
+    async def end(self) -> None:
+        await super().aclose()
+
+
+async def test_a_controller_that_comes_back_adopts_its_jobs(tmp_path: Path) -> None:
+    backend = Lasting(directory=str(tmp_path / "logs"))
+    options: dict[str, Any] = {"name": "same", "asynchronous": True}
+    try:
+        async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0") as scheduler:
+            first = await Cluster(backend, scheduler=scheduler.address, n_workers=2, **options)
+            await until(lambda: len(scheduler.workers) == 2)
+            before = {worker.name for worker in scheduler.workers.values()}
+            await first.detach()
+            assert before == {worker.name for worker in scheduler.workers.values()}
+            async with Cluster(backend, scheduler=scheduler.address, **options) as second:
+                await rounds(second)  # as long as nothing is said, what is there stays
+                second.adapt(minimum=2, maximum=2, interval="50ms")
+                await until(lambda: [row.phase.value for row in second.status()] == ["ready", "ready"])
+                assert before == {f"{row.job}-0-0" for row in second.status()}
+                events = [event for record in second.records for event in record.events]
+                assert 2 == sum("was found in the list and adopted" in event for event in events)
+                assert 0 == sum(submit.count for record in second.records for submit in record.plan.submits)
+            assert {} == scheduler.workers  # closed, not left: adopted jobs are its own
+    finally:
+        await backend.end()
+
+
+async def test_what_would_end_anyway_cannot_be_left() -> None:
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address=":0") as scheduler:
+        async with Cluster("local", scheduler=scheduler.address, asynchronous=True) as cluster:
+            with pytest.raises(ConfigError, match="jobs of the backend 'local' end with this process"):
+                cluster.detach()
+    async with Cluster("local", asynchronous=True, scheduler_options={"dashboard": False}) as cluster:
+        with pytest.raises(ConfigError, match="`dask adaptive up` starts a cluster that lives on"):
+            cluster.detach()
