@@ -21,7 +21,7 @@ class Pbs(Front):
     """A server ``pbshost`` with the queues ``workq`` and ``batch``; setting ``history``: job_history_enable."""
 
     manager = "openpbs"
-    programs = {"qsub": "submit", "qstat": "query", "qdel": "cancel"}
+    programs: Mapping[str, str] = {"qsub": "submit", "qstat": "query", "qdel": "cancel"}
     host = "pbshost"
     queues = ("workq", "batch")
     flags = "fhIVXz"
