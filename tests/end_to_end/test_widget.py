@@ -37,6 +37,7 @@ CELLS = (
     scaling.children[0].value = 2
     scaling.children[1].click()
     until(lambda: "2 ready" in status.value)
+    until(lambda: "starts in " in status.value and "worker-seconds" in status.value)
     print(sum(client.gather(client.map(lambda x: x + 1, range(10)))))
     """,
     """

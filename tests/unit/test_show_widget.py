@@ -9,6 +9,7 @@ import pytest
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Limits, Phase
+from dask_adaptive.show.bulletin import Ledger
 from dask_adaptive.show.widget import make_widget, status_html
 
 from .records import burst, record, work
@@ -33,6 +34,12 @@ class FakeCluster:
         self.records, self.name, self.dashboard_link, self.loop = list(records), "mine", None, Loop()
         self.periodic_callbacks: dict = {}
         self.asked: list = []
+
+    def bulletin(self):
+        ledger = Ledger(self.name)
+        for each in self.records:
+            ledger.take(each)
+        return ledger.bulletin()
 
     def scale(self, n):
         self.asked.append(("scale", n))
@@ -117,6 +124,18 @@ def test_the_widget_follows_the_cluster(stopped):
     cluster.records += [record(0, {Phase.READY: 4}, groups=[work(ready=1)])]
     cluster.periodic_callbacks["cluster-repr"].callback()
     assert "4 ready" in widget.children[0].value
+
+
+def test_the_widget_tells_what_was_spent(stopped):
+    seen = words(make_widget(FakeCluster(burst())).children[0].value)
+    assert "spent 12 worker-seconds" in seen
+
+
+def test_start_ups_and_prices_are_told_as_on_the_page():
+    pool = {"worker_s": 120.4, "price": 0.5, "spend": 60.2, "startup": {"start": [3.25, 4.0, 7]}}
+    seen = words(status_html(burst(), bulletin={"pools": {"default": pool}}))
+    assert "starts in 3.2 s" in seen
+    assert "spent 120 worker-seconds x 0.5 = 60.20" in seen
 
 
 def test_without_ipywidgets_there_is_none(monkeypatch):

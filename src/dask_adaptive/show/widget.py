@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import html
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from dask_adaptive.errors import AdaptiveError
 from dask_adaptive.model import ALIVE, Phase, Record
+from dask_adaptive.show.bulletin import spent
 from dask_adaptive.show.picture import BANDS
 from dask_adaptive.show.timeline import Decision, decisions_of, jobs_by_phase, work_of
 
@@ -20,7 +21,12 @@ _EVERY_S = 0.5
 _CELL = 'style="text-align: left; padding: 0 1em 0 0; vertical-align: top"'
 
 
-def status_html(records: Sequence[Record], name: str = "", dashboard: str | None = None) -> str:
+def status_html(
+    records: Sequence[Record],
+    name: str = "",
+    dashboard: str | None = None,
+    bulletin: Mapping[str, Any] | None = None,
+) -> str:
     """What a cluster is doing, as a piece of HTML: jobs by phase, work, the last decision and why, the pools.
 
     Parameters
@@ -31,11 +37,13 @@ def status_html(records: Sequence[Record], name: str = "", dashboard: str | None
         Of the cluster.
     dashboard:
         Address of the Dask dashboard; None for no link.
+    bulletin:
+        What the page on the dashboard shows; start-up times and spend are taken from it.
     """
     rows: list[tuple[str, str]] = []
     if records:
         now = records[-1]
-        rows += [("jobs", _bar(now)), ("tasks", _work(now)), *_pools(now)]
+        rows += [("jobs", _bar(now)), ("tasks", _work(now)), *_pools(now, (bulletin or {}).get("pools", {}))]
         decision = _last_decision(records)
         if decision is not None:
             rows.append(("last", f"{decision.sizes} jobs: {html.escape(decision.reason)}"))
@@ -69,8 +77,8 @@ def _work(record: Record) -> str:
     return f"{work.running:,} running, {work.ready:,} ready, {work.waiting:,} waiting"
 
 
-def _pools(record: Record) -> list[tuple[str, str]]:
-    """Of each pool its size, its limits and what is wrong with it."""
+def _pools(record: Record, told: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Of each pool its size, its limits, what was learned and spent, and what is wrong with it."""
     rows = []
     for name, state in record.snapshot.pools.items():
         limits = state.pool.limits
@@ -78,6 +86,10 @@ def _pools(record: Record) -> list[tuple[str, str]]:
         size = sum(life.pool == name and life.phase in ALIVE for life in record.snapshot.lives.values())
         failed = sum(life.pool == name and life.phase is Phase.FAILED for life in record.snapshot.lives.values())
         said = [f"{size} job{'' if size == 1 else 's'}; at least {limits.minimum}, {top}"]
+        if name in told:
+            learned = told[name]["startup"]
+            said += [f"starts in {learned['start'][0]:.1f} s"] if "start" in learned else []
+            said += [f"spent {spent(told[name])}"]
         said += [f"{failed} failed"] if failed else []
         said += [f"broken: {state.broken}"] if state.broken else []
         said += [f"job list is old: {state.stale}"] if state.stale else []
@@ -115,7 +127,8 @@ def make_widget(cluster: Any) -> Any:
 
     def refresh() -> None:
         with suppress(AttributeError):  # the cluster is being closed
-            status.value = status_html(tuple(cluster.records), cluster.name, cluster.dashboard_link)
+            records, bulletin = tuple(cluster.records), getattr(cluster, "bulletin", dict)()
+            status.value = status_html(records, cluster.name, cluster.dashboard_link, bulletin)
 
     refresh()
     _every(cluster, refresh)
