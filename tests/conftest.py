@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import pytest
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
+    "sge": ("sge_qmaster", "sge_execd", "qsub", "unshare", "nsenter"),
     "slurm": ("slurmctld", "slurmd", "sbatch", "munged", "setpriv"),
     "chromium": ("chromium",),
     "ssh": ("sshd", "ssh-keygen"),
