@@ -8,7 +8,7 @@ OLDEST ?= .venv-oldest
 OLDEST_DASK := 2025.11.0
 MEETS_DASK := $(wildcard $(foreach what,engine cluster dropin,tests/end_to_end/test_$(what)*.py))
 
-.PHONY: demo test test-oldest check format bench docs clean
+.PHONY: demo test test-oldest check format bench docs screenshot clean
 
 demo: $(STAMP)  ## the main job on this machine, with its picture and table in build/demo
 	$(BIN)/dask adaptive demo --output build/demo
@@ -35,6 +35,9 @@ bench: $(STAMP)  ## benchmarks, as ratios against rivals in the same run
 
 docs: $(STAMP)  ## the documentation in build/docs; warnings are errors
 	$(BIN)/sphinx-build -E -W --keep-going -q -b html docs build/docs
+
+screenshot: $(STAMP)  ## the page on the dashboard, for the documentation; needs Chromium
+	$(BIN)/python -m docs.screenshot docs/images/page.png
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
