@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import string
+import subprocess
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+from tests.fakes.core import Fake
 from tests.fakes.memory import MemoryBackend
 from tests.sshd import running_hosts
 from tests.systems.sge import sge
@@ -25,9 +27,14 @@ from tests.systems.slurm import slurm
 
 from dask_adaptive.backend.batch import BatchSystem
 from dask_adaptive.backend.contracts import Backend
+from dask_adaptive.backend.custom import Custom
+from dask_adaptive.backend.dialect import Dialect
+from dask_adaptive.backend.htcondor import HTCondor
 from dask_adaptive.backend.local import Local
+from dask_adaptive.backend.pbs import Pbs
 from dask_adaptive.backend.sge import Sge
 from dask_adaptive.backend.slurm import Slurm
+from dask_adaptive.backend.torque import Torque
 from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
 
 PATIENCE_S = 60.0
@@ -195,3 +202,52 @@ async def real_sge(directory: Path) -> AsyncIterator[Subject]:
         yield Subject(backend, system.listed)
         await backend.aclose()
         system.clear()
+
+
+@subject("pbs")
+async def fake_pbs(directory: Path) -> AsyncIterator[Subject]:
+    """A server that keeps a history, answering as recorded."""
+    async with faked(directory, Pbs(), "pbs:Pbs", history=True) as made:
+        yield made
+
+
+@subject("torque")
+async def fake_torque(directory: Path) -> AsyncIterator[Subject]:
+    async with faked(directory, Torque(), "torque:Torque") as made:
+        yield made
+
+
+@subject("htcondor")
+async def fake_htcondor(directory: Path) -> AsyncIterator[Subject]:
+    async with faked(directory, HTCondor(), "htcondor:HTCondor") as made:
+        yield made
+
+
+@asynccontextmanager
+async def faked(directory: Path, dialect: Dialect, front: str, **settings: object) -> AsyncIterator[Subject]:
+    """A batch system that is not there (``tests/fakes/core.py``)."""
+    with Fake(directory / "system", front, **settings).on_path() as fake:
+        backend = BatchSystem(dialect, log_directory=str(directory / "logs"), poll_s=0.2)
+        yield Subject(backend, fake.left)
+        await backend.aclose()
+
+
+SCRIPTS = Path(__file__).parents[2] / "examples" / "custom-scripts" / "jobs"
+
+
+@subject("custom")
+async def custom(directory: Path) -> AsyncIterator[Subject]:
+    """The example: a queue in a few lines of shell."""
+    jobs = ["env", f"QUEUE={directory / 'queue'}", "QUEUE_SLOTS=20", str(SCRIPTS)]
+
+    def left() -> list[str]:
+        listed = subprocess.run([*jobs, "list"], capture_output=True, text=True, check=True).stdout.splitlines()
+        return [line for line in listed if line.split()[2] != "ended"]
+
+    dialect = Custom([*jobs, "submit", "{tag}", "{count}"], [*jobs, "list"], [*jobs, "cancel", "{ids}"])
+    backend = BatchSystem(dialect, log_directory=str(directory / "logs"), poll_s=0.2)
+    made = Subject(backend, left)
+    yield made
+    if made.left():
+        await made.close()
+    await backend.aclose()
