@@ -20,7 +20,18 @@ from typing import Any
 import dask.config
 from distributed.deploy.spec import SpecCluster
 
-from dask_adaptive.config import Bounds, check_keys, cores_here, count_of, limits_of, scaling_of, setting
+from dask_adaptive.config import (
+    Bounds,
+    check_keys,
+    cores_here,
+    count_of,
+    duration_configured,
+    flag_of,
+    limits_of,
+    positive_of,
+    scaling_of,
+    setting,
+)
 from dask_adaptive.controller import Controller
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL
@@ -28,6 +39,7 @@ from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Shape, Snaps
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.combine import Budget, standard
 from dask_adaptive.policy.contracts import FRESH, Policy
+from dask_adaptive.policy.cost_aware import CostAware
 from dask_adaptive.registry import load_policy
 from dask_adaptive.show.bulletin import Ledger
 from dask_adaptive.specified import runs_here
@@ -58,17 +70,21 @@ class Adaptive:
         to whole jobs, maxima down. Default maximum: ``distributed.adaptive.maximum``; where that is infinite, the cores
         of this machine for workers that run here, else ``adaptive.maximum-jobs`` (10).
     wait_count:
-        A smaller size must have been right for ``wait_count`` x ``interval`` before anything is given up.
+        A smaller size must have been right for ``wait_count`` x ``interval`` before anything is given up. Default: as
+        configured for Dask; ``CostAware`` decides itself how long to wait unless this is said.
     target_duration:
-        Work that is there should take this long; chooses the policy ``TargetDuration``. Default:
-        ``distributed.adaptive.target-duration`` where that is not Dask's 5 s, else ``adaptive.target-duration`` (4 s).
+        Work that is there should take this long; chooses the policy ``TargetDuration``, as does a configured
+        ``distributed.adaptive.target-duration`` that is not Dask's 5 s, or ``adaptive.target-duration``.
     worker_key:
         A function of Dask's ``WorkerState``; workers with the same key are given up together. Not asked on a
         ``SpecCluster``, where the workers of one entry belong together.
     scheduler:
         A ``Scheduler`` or its address, for an object that has no ``scheduler_comm``.
     policy:
-        A policy object, or the name of a registered one. Default: ``adaptive.policy`` (``target-duration``).
+        A policy object, or the name of a registered one. Default: ``adaptive.policy`` (``cost-aware``).
+    time_value:
+        How many worker-seconds one second of waiting is worth, for ``cost-aware``: larger means more workers, sooner.
+        Default: ``adaptive.time-value`` (10).
     pools:
         Limits for some pools only: name -> mapping of ``minimum``, ``maximum_jobs`` and so on.
     budget:
@@ -101,6 +117,7 @@ class Adaptive:
         *,
         scheduler: Any = None,
         policy: Policy | str | None = None,
+        time_value: float | None = None,
         pools: Mapping[str, Mapping[str, Any]] | None = None,
         budget: float | Mapping[str, float] | None = None,
         **options: Any,
@@ -113,7 +130,8 @@ class Adaptive:
         self.interval = self._scaling.interval_s
         self.wait_count = round(self._scaling.wait_s / self.interval)
         self.target_duration = self._scaling.target_duration_s
-        self._inner = self._chosen(policy, target_duration)
+        self._said_wait = wait_count is not None or dask.config.get("distributed.adaptive.wait-count", 3) != 3
+        self._inner = self._chosen(policy, target_duration, time_value)
         self._budget = budget
         self.policy = self._standard(self._inner)
         self.cluster = cluster
@@ -125,7 +143,8 @@ class Adaptive:
         self._trouble = ""
         self._takeover: Takeover | None = None
         name = str(getattr(cluster, "name", "") or type(cluster).__name__)
-        self._ledger = Ledger(name, logs=bool(setting("page-logs"))) if setting("page") else None
+        ledger = Ledger(name, logs=flag_of("adaptive.page-logs", setting("page-logs")))
+        self._ledger = ledger if flag_of("adaptive.page", setting("page")) else None
         if hasattr(cluster, "controller"):
             self._install(bounds, pools or {})
         elif pools:
@@ -133,24 +152,31 @@ class Adaptive:
         else:
             self._take_over(bounds, scheduler, worker_key)
 
-    def _chosen(self, policy: Policy | str | None, target_duration: Any) -> Policy:
-        if policy is None and target_duration is not None:
+    def _chosen(self, policy: Policy | str | None, target_duration: Any, time_value: Any) -> Policy:
+        if policy is None and (target_duration is not None or (time_value is None and duration_configured())):
             policy = "target-duration"
         name = setting("policy") if policy is None else policy
-        if not isinstance(name, str):
+        kind = load_policy(name) if isinstance(name, str) else None
+        if time_value is not None and kind is not CostAware:
+            raise ConfigError("time_value= is for the policy 'cost-aware'; leave out policy= and target_duration=")
+        if kind is None:
             if not isinstance(name, Policy):
                 raise ConfigError(f"policy must be a name or an object with decide(view, past), not {name!r}")
             return name
-        kind = load_policy(name)
         try:
-            made = kind(self._scaling.target_duration_s) if issubclass(kind, TargetDuration) else kind()
+            if issubclass(kind, TargetDuration):
+                made = kind(self._scaling.target_duration_s)
+            elif issubclass(kind, CostAware):
+                made = kind(positive_of("time_value", setting("time-value") if time_value is None else time_value))
+            else:
+                made = kind()
         except TypeError as error:
             raise ConfigError(f"policy {name!r} needs arguments: give an object of {kind.__name__} ({error})") from None
         return made  # type: ignore[no-any-return]
 
     def _standard(self, policy: Policy) -> Policy:
         """With patience, limits, and the budget outermost: a minimum ends with it."""
-        made = standard(policy, self._scaling.wait_s)
+        made = standard(policy, self._scaling.wait_s, said=self._said_wait)
         return made if self._budget is None else Budget(made, self._budget)
 
     # --- on one of our clusters ---

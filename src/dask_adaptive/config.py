@@ -29,8 +29,11 @@ __all__ = [
     "check_keys",
     "cores_here",
     "count_of",
+    "duration_configured",
+    "flag_of",
     "limits_of",
     "plain_keys",
+    "positive_of",
     "profile",
     "scaling_of",
     "seconds_of",
@@ -43,7 +46,8 @@ _SHIPPED = "5s"
 """Dask's own target duration."""
 
 DEFAULTS: Mapping[str, Any] = {
-    "policy": "target-duration",
+    "policy": "cost-aware",
+    "time-value": 10,
     "target-duration": "4s",
     "maximum-jobs": 10,
     "journal": None,
@@ -135,6 +139,24 @@ def bytes_of(key: str, value: object) -> int:
     if not amount >= 0 or math.isinf(amount):
         raise ConfigError(f"{key} must be a finite size of at least 0 bytes, not {value!r}")
     return int(amount)
+
+
+def positive_of(key: str, value: object) -> float:
+    """A finite number above 0."""
+    try:
+        amount = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        amount = math.nan
+    if not 0 < amount < math.inf:
+        raise ConfigError(f"{key} must be a number above 0, not {value!r}")
+    return amount
+
+
+def flag_of(key: str, value: object) -> bool:
+    """True or false, and nothing else."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} must be true or false, not {value!r}")
+    return value
 
 
 def seconds_of(key: str, value: object, *, positive: bool = False) -> float:
@@ -229,6 +251,14 @@ def scaling_of(interval: object = None, wait_count: object = None, target_durati
         wait_s=count_of("wait_count", wait_count) * interval_s,
         target_duration_s=seconds_of("target_duration", duration, positive=True),
     )
+
+
+def duration_configured() -> bool:
+    """Whether somebody configured a target duration and no policy: then it is the policy."""
+    if dask.config.get("adaptive.policy", None) is not None:
+        return False
+    own = dask.config.get("adaptive.target-duration", None) is not None
+    return own or dask.config.get("distributed.adaptive.target-duration", _SHIPPED) != _SHIPPED
 
 
 def cores_here() -> int:

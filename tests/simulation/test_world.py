@@ -584,8 +584,9 @@ def test_every_round_of_a_run_can_be_replayed(name: str) -> None:
     kept: list[Record] = []
     make = POLICIES[name]
     assert make is not None
-    simulate(shapes.session(graphs=2, seed=1), make(), Setting(SITES["queue"], maximum=9), on_record=kept.append)
-    again = [make().decide(view_of(record.snapshot), record.past)[0] for record in kept]
+    work = shapes.session(graphs=2, seed=1)
+    simulate(work, make(10.0, work), Setting(SITES["queue"], maximum=9), on_record=kept.append)
+    again = [make(10.0, work).decide(view_of(record.snapshot), record.past)[0] for record in kept]
     assert [record.target for record in kept] == again
     assert kept
 

@@ -12,11 +12,19 @@ from collections.abc import Mapping
 from dask_adaptive.errors import ConfigError, PolicyError, nearest
 from dask_adaptive.model import Load, Past, PoolView, Target, View, Want
 from dask_adaptive.policy.demand import THREADS, Demand, demands, gaps_s, guess, guess_again_s, number, whole
+from dask_adaptive.policy.floors import (
+    SPARE,
+    bytes_text,
+    count,
+    for_clients,
+    for_pinned,
+    for_results,
+    growth,
+    memory_jobs,
+    unique_bytes,
+)
 
 __all__ = ["Doubling", "Fixed", "TargetDuration"]
-
-_SPARE = 0.1
-"""Part of a job that is not worth a start: the others work a little longer, or hold a little more."""
 
 _ROUGH = 1.25
 """How many times as many jobs a guess must ask for to be heard."""
@@ -57,7 +65,7 @@ class Fixed:
 
 def _fixed(pool: PoolView, jobs: Mapping[str, int]) -> Want:
     if pool.pool.name in jobs:
-        return Want(jobs[pool.pool.name], f"{_count(jobs[pool.pool.name], 'job')} asked for", firm=True)
+        return Want(jobs[pool.pool.name], f"{count(jobs[pool.pool.name], 'job')} asked for", firm=True)
     return Want(pool.pool.limits.minimum, "no number asked for: the minimum", firm=True)
 
 
@@ -84,26 +92,28 @@ class Doubling:
         """One step up, or down to what is needed."""
         asked = demands(view.load, view.pools, within_s=1.0, unknown_s=1.0)
         wants = {pool.pool.name: self._want(pool, asked.pools[pool.pool.name], view.load) for pool in view.pools}
-        return Target(_for_clients(wants, view), None, asked.declined, asked.impossible), past
+        return Target(for_clients(wants, view), None, asked.declined, asked.impossible), past
 
     def _want(self, pool: PoolView, demand: Demand, load: Load) -> Want:
         width = max(whole(demand.width), 1 if demand.tasks else 0)
         step = max(1, math.ceil(pool.size * self.factor))
-        held = _unique_bytes(pool, load)
+        held = unique_bytes(pool, load)
         full = pool.capacity.memory_bytes > 0 and held > self.memory * pool.capacity.memory_bytes
         waiting = demand.tasks > pool.capacity.threads and width > pool.size
         if pool.coming and (waiting or full):
-            want = Want(pool.size, f"{_count(pool.coming, 'job')} of the last step do not serve yet")
+            want = Want(pool.size, f"{count(pool.coming, 'job')} of the last step do not serve yet")
         elif full:
-            memory = f"{_bytes(held)} of results are above {self.memory:.0%} of {_bytes(pool.capacity.memory_bytes)}"
-            want = Want(step, f"{memory}: {self.factor:g} times {_count(pool.size, 'job')}")
+            memory = (
+                f"{bytes_text(held)} of results are above {self.memory:.0%} of {bytes_text(pool.capacity.memory_bytes)}"
+            )
+            want = Want(step, f"{memory}: {self.factor:g} times {count(pool.size, 'job')}")
         elif waiting and not (pool.ready and pool.capacity.idle):
             more = f"{_tasks(demand)} ready, {pool.capacity.threads} threads, no idle worker"
-            limit = f"at most one thread per task, {_count(width, 'job')}"
-            want = Want(min(step, width), f"{more}: {self.factor:g} times {_count(pool.size, 'job')}, {limit}")
+            limit = f"at most one thread per task, {count(width, 'job')}"
+            want = Want(min(step, width), f"{more}: {self.factor:g} times {count(pool.size, 'job')}, {limit}")
         else:
             want = Want(min(width, pool.size) if pool.size else width, f"{_tasks(demand)} ready")
-        return _for_results(want, _memory_jobs(pool, held, self.memory))
+        return for_results(want, memory_jobs(pool, held, self.memory))
 
 
 class TargetDuration:
@@ -162,19 +172,18 @@ class TargetDuration:
             want = _sure(want, pool, demand)
             want = _in_time(want, pool, demand, startup_s, declined)
             want = self._ahead(want, pool, view.load, max(startup_s, self.soon_s))
-            to_hold = _unique_bytes(pool, view.load) * _growth(view.load)
-            wants[name] = _for_results(want, _memory_jobs(pool, to_hold, self.memory))
+            to_hold = unique_bytes(pool, view.load) * growth(view.load)
+            wants[name] = for_results(want, memory_jobs(pool, to_hold, self.memory))
         again_s = guess_again_s(view.load, self.unknown_s)
-        return Target(_for_clients(wants, view), again_s, tuple(declined), asked.impossible), past
+        return Target(for_clients(wants, view), again_s, tuple(declined), asked.impossible), past
 
     def _ahead(self, want: Want, pool: PoolView, load: Load, within_s: float) -> Want:
         """Waiting tasks that start within so many seconds keep what serves and what they will surely need."""
         if want.jobs >= pool.ready:
             return want
-        pinned = sum(group.waiting for group in load.groups if group.pinned)
-        if pinned:
-            kept = f"{_count(pool.ready, 'job')} kept for {pinned} waiting tasks that are pinned to workers"
-            return Want(pool.ready, f"{want.reason}; {kept}")
+        want = for_pinned(want, pool, load)
+        if want.jobs >= pool.ready:
+            return want
         gaps = {name: gap_s for name, gap_s in gaps_s(load, self.unknown_s).items() if gap_s <= within_s}
         needed = 0.0
         for group in load.groups:
@@ -187,28 +196,28 @@ class TargetDuration:
         if jobs <= want.jobs:
             return want
         soon = f"waiting tasks start in about {number(min(gaps.values()))} s, at most {number(within_s)} s"
-        return Want(jobs, f"{want.reason}; {_count(jobs, 'job')} kept: {soon}")
+        return Want(jobs, f"{want.reason}; {count(jobs, 'job')} kept: {soon}")
 
 
 def _work(pool: PoolView, demand: Demand, within_s: float) -> Want:
     """Jobs for the work that could run now."""
     if not demand.tasks:
         return Want(0, "nothing to do")
-    jobs = max(1, whole(demand.jobs, _SPARE))
+    jobs = max(1, whole(demand.jobs, SPARE))
     each = f" at {number(demand.work_s / demand.tasks)} s each" if demand.tasks > 1 else ""
     guessed = f" (guessed for {demand.guessed:.0f})" if demand.guessed else ""
     capped = ", at most one slot per task," if demand.slots < demand.work_s / within_s * (1 - 1e-9) else ""
     slots, shape = number(demand.slots), pool.pool.shape
     if demand.scarcest == THREADS:
-        size = f"{slots} threads = {_count(jobs, 'job')} of {_count(shape.job_threads, 'thread')}"
+        size = f"{slots} threads = {count(jobs, 'job')} of {count(shape.job_threads, 'thread')}"
     else:
         amount = shape.resources[demand.scarcest] * shape.workers
-        size = f"{slots} slots = {_count(jobs, 'job')} of {amount:g} {demand.scarcest}"
+        size = f"{slots} slots = {count(jobs, 'job')} of {amount:g} {demand.scarcest}"
     work = f"{_tasks(demand)} ready, {demand.work_s:.1f} s of work{each}{guessed}"
     reason = f"{work}; in {number(within_s)} s{capped} that takes {size}"
     paused = math.ceil(pool.capacity.paused / shape.workers)
     if paused:
-        return Want(jobs + paused, f"{reason}; {_count(paused, 'job')} more, as workers are paused for lack of memory")
+        return Want(jobs + paused, f"{reason}; {count(paused, 'job')} more, as workers are paused for lack of memory")
     return Want(jobs, reason)
 
 
@@ -217,7 +226,7 @@ def _sure(want: Want, pool: PoolView, demand: Demand) -> Want:
     more = _ROUGH if pool.ready else 2.0
     if demand.guessed < demand.tasks or not pool.size < want.jobs <= more * pool.size:
         return want
-    rough = f"{_count(pool.size, 'job')} there or coming, and a guess is too rough for less than {more:g} times as many"
+    rough = f"{count(pool.size, 'job')} there or coming, and a guess is too rough for less than {more:g} times as many"
     return Want(pool.size, f"{want.reason}; {rough}")
 
 
@@ -230,60 +239,14 @@ def _in_time(want: Want, pool: PoolView, demand: Demand, startup_s: float, decli
     jobs = max(pool.size, math.floor(left_s / (_WORTH * startup_s)))
     if jobs >= want.jobs:
         return want
-    there = f"a new job takes {number(startup_s)} s to start, and the {_count(pool.ready, 'job')} there leave"
+    there = f"a new job takes {number(startup_s)} s to start, and the {count(pool.ready, 'job')} there leave"
     there += f" {number(left_s)} s of work by then: less than {_WORTH:.0%} of that for each"
     declined.append(f"{pool.pool.name}: {want.jobs - jobs} more not worth it, {there}")
     return Want(jobs, f"{want.reason}; {there}")
 
 
-def _for_results(want: Want, jobs: int) -> Want:
-    """Never less than what holds the results."""
-    return want if jobs <= want.jobs else Want(jobs, f"{want.reason}; {_count(jobs, 'job')} for the results held")
-
-
-def _growth(load: Load) -> float:
-    """How many times as many bytes of results there will be when the ready tasks have left theirs."""
-    held = load.foreign.held_bytes + sum(capacity.held_bytes for capacity in load.pools.values())
-    coming = sum(group.ready * group.held_bytes / group.done for group in load.groups if group.done)
-    return 1.0 + coming / held if held else 1.0
-
-
-def _memory_jobs(pool: PoolView, held_bytes: float, memory: float) -> int:
-    """Jobs that hold these results in ``memory`` of their limits; at most twice what serves, so that growth is seen."""
-    if held_bytes <= 0:
-        return 0
-    usable = memory * pool.pool.shape.memory_bytes * pool.pool.shape.workers
-    needed = max(1, math.ceil(held_bytes / usable - _SPARE)) if usable > 0 else 1
-    return min(needed, max(1, 2 * pool.ready))
-
-
-def _unique_bytes(pool: PoolView, load: Load) -> float:
-    """Results that the pool holds, its part of the replicas left out."""
-    everything = load.foreign.held_bytes + sum(capacity.held_bytes for capacity in load.pools.values())
-    replicas = load.replicated_bytes * pool.capacity.held_bytes / everything if everything else 0.0
-    return max(0.0, pool.capacity.held_bytes - replicas)
-
-
-def _for_clients(wants: Mapping[str, Want], view: View) -> Mapping[str, Want]:
-    """One job at least for clients that wait for any worker, as in ``scatter``."""
-    waiting = view.load.waiting_clients
-    if not waiting or view.load.foreign.workers or any(want.jobs for want in wants.values()):
-        return wants
-    name = min(view.pools, key=lambda pool: (bool(pool.broken), pool.pool.price)).pool.name
-    reason = f"{wants[name].reason}; {_count(waiting, 'client')} waiting for a worker"
-    return {**wants, name: Want(1, reason)}
-
-
-def _count(amount: int, noun: str) -> str:
-    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
-
-
 def _tasks(demand: Demand) -> str:
-    return _count(math.ceil(demand.tasks - 1e-9), "task") if demand.tasks else "no task"
-
-
-def _bytes(amount: float) -> str:
-    return f"{number(amount / 1e9)} GB" if amount >= 1e9 else f"{number(amount / 1e6)} MB"
+    return count(math.ceil(demand.tasks - 1e-9), "task") if demand.tasks else "no task"
 
 
 def _check_above(name: str, value: float, bound: float) -> None:

@@ -26,8 +26,14 @@ _REGRET, _MOST_WAITS = 1.5, 3.0
 _BILLED = (Phase.STARTING, Phase.READY, Phase.DRAINING, Phase.ENDING, Phase.UNKNOWN)
 
 
-def standard(policy: Policy, wait_s: float) -> Policy:
-    """A policy with patience, clipped to the limits of its pools last: what ``adapt`` runs."""
+def standard(policy: Policy, wait_s: float, *, said: bool = False) -> Policy:
+    """A policy with patience, clipped to the limits of its pools last: what ``adapt`` runs.
+
+    A policy with an attribute ``patient`` that is true decides itself how long idle jobs are kept; it waits for
+    ``wait_s`` besides only where somebody ``said`` so.
+    """
+    if getattr(policy, "patient", False):
+        return Limit(Patience(policy, wait_s, startups=0.0) if said else policy)
     return Limit(Patience(policy, wait_s))
 
 

@@ -15,7 +15,21 @@ from dataclasses import dataclass, field
 
 from dask_adaptive.model import Group, Load, Need, PoolView, Shape
 
-__all__ = ["THREADS", "Demand", "Demands", "Guess", "demands", "gaps_s", "guess", "guess_again_s", "number", "whole"]
+__all__ = [
+    "THREADS",
+    "Demand",
+    "Demands",
+    "Guess",
+    "demands",
+    "gaps_s",
+    "guess",
+    "guess_again_s",
+    "impossible_words",
+    "number",
+    "pinned_words",
+    "shares",
+    "whole",
+]
 
 THREADS = "threads"
 _EPSILON = 1e-9
@@ -147,13 +161,13 @@ def demands(load: Load, pools: Sequence[PoolView], *, within_s: float, unknown_s
             continue
         able = [drafts[view.pool.name] for view in ordered if view.pool.shape.slots(group.need) > 0]
         if group.pinned:
-            declined.append(_pinned(group))
+            declined.append(pinned_words(group))
         elif able:
             expected = guess(group, unknown_s)
             slots, work_s = expected.slots(group.ready, within_s), expected.work_s(group.ready)
             parts.append((_Part(group.need, group.ready, 0 if expected.known else group.ready, slots, work_s), able))
         elif group.unrunnable or not load.foreign.workers:
-            impossible.append(_impossible(group, pools))
+            impossible.append(impossible_words(group, pools))
     foreign = float(load.foreign.threads)
     for part, able in sorted(parts, key=lambda pair: len(pair[1])):
         foreign = _assign(part, able, foreign)
@@ -209,19 +223,19 @@ class _Draft:
     def room(self, need: Need) -> float:
         """Slots for such tasks until the maximum is reached."""
         return min(
-            max(0.0, self._maximum - self._jobs.get(name, 0.0)) / share for name, share in _shares(self.shape, need)
+            max(0.0, self._maximum - self._jobs.get(name, 0.0)) / share for name, share in shares(self.shape, need)
         )
 
     def add(self, part: _Part) -> None:
         self._parts.append(part)
-        for name, share in _shares(self.shape, part.need):
+        for name, share in shares(self.shape, part.need):
             self._jobs[name] = self._jobs.get(name, 0.0) + part.slots * share
 
     def demand(self) -> Demand:
         width: dict[str, float] = {}
         work_jobs_s: dict[str, float] = {}
         for part in self._parts:
-            for name, share in _shares(self.shape, part.need):
+            for name, share in shares(self.shape, part.need):
                 width[name] = width.get(name, 0.0) + part.tasks * share
                 work_jobs_s[name] = work_jobs_s.get(name, 0.0) + part.work_s * share
         return Demand(
@@ -254,21 +268,23 @@ def _assign(part: _Part, able: Sequence[_Draft], foreign: float) -> float:
     return foreign
 
 
-def _shares(shape: Shape, need: Need) -> list[tuple[str, float]]:
+def shares(shape: Shape, need: Need) -> list[tuple[str, float]]:
     """Which part of a whole job one task takes, by dimension."""
-    shares = [(THREADS, 1.0 / shape.job_threads)]
+    found = [(THREADS, 1.0 / shape.job_threads)]
     for name, amount in need.items():
         if amount > 0:
             per_worker = int(shape.resources.get(name, 0.0) / amount + _EPSILON)
-            shares.append((name, 1.0 / (shape.workers * per_worker)))
-    return shares
+            found.append((name, 1.0 / (shape.workers * per_worker)))
+    return found
 
 
-def _pinned(group: Group) -> str:
+def pinned_words(group: Group) -> str:
+    """Why pinned tasks ask for nothing."""
     return f"{group.ready} tasks of {group.prefix!r} are pinned to named workers: a new worker could not run them"
 
 
-def _impossible(group: Group, pools: Sequence[PoolView]) -> str:
+def impossible_words(group: Group, pools: Sequence[PoolView]) -> str:
+    """What no pool can run, and why."""
     need = ", ".join(f"{name}={amount:g}" for name, amount in sorted(group.need.items()))
     names = ", ".join(view.pool.name for view in pools)
     return f"{group.ready} tasks of {group.prefix!r} need {need}, which no worker of {names} offers"

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from dask_adaptive.errors import ConfigError, nearest
-from dask_adaptive.model import Record, Shape
+from dask_adaptive.model import Record, Shape, Startup
 from dask_adaptive.policy.classic import Doubling, Fixed, TargetDuration
 from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import Policy
+from dask_adaptive.policy.cost_aware import CostAware
 from dask_adaptive.sim.bound import Elasticity, lower_bound, objective
 from dask_adaptive.sim.rivals import RIVALS
 from dask_adaptive.sim.site import SITES, Constant, Site
 from dask_adaptive.sim.workload import Workload
 from dask_adaptive.sim.world import Outcome, Setting, simulate
 
-__all__ = ["POLICIES", "STATIC_BEST", "Trial", "equipped", "site_named", "trial"]
+__all__ = ["POLICIES", "STATIC_BEST", "Trial", "earlier_starts", "equipped", "site_named", "trial", "true_means"]
 
 STATIC_BEST = "static-best"
+
+EARLIER = 16
+"""Starts that were seen in earlier runs."""
 
 WAIT_S = 3.0
 """How long superfluous jobs are kept, as ``adapt`` does by default."""
 
-POLICIES: Mapping[str, Callable[[], Policy] | None] = {
-    "target-duration": lambda: standard(TargetDuration(), WAIT_S),
-    "doubling": lambda: standard(Doubling(), WAIT_S),
-    **RIVALS,
+POLICIES: Mapping[str, Callable[[float, Workload], Policy] | None] = {
+    "cost-aware": lambda time_value, _: standard(CostAware(time_value), WAIT_S),
+    "target-duration": lambda *_: standard(TargetDuration(), WAIT_S),
+    "doubling": lambda *_: standard(Doubling(), WAIT_S),
+    **{name: lambda *_, rival=rival: rival() for name, rival in RIVALS.items()},
     STATIC_BEST: None,
+    "oracle": lambda time_value, workload: standard(CostAware(time_value, truth=true_means(workload)), WAIT_S),
 }
-"""Policies by name; ``static-best`` is the best fixed number for the very run, found by trying."""
+"""Policies by name, for a time value and a workload. ``static-best`` is the best fixed number for the very run, found
+by trying; ``oracle`` is ``cost-aware`` that knows the true mean run time of every kind of task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +81,13 @@ def trial(
     *,
     time_value: float,
     seed: int,
+    cold: bool = False,
     on_record: Callable[[Record], None] | None = None,
 ) -> Trial:
     """Run one policy by its name; ``on_record`` is told of every round.
+
+    Policies are shown how long starts took in earlier runs on the resource manager, as they are in production; with
+    ``cold`` this is the first run ever. Of the work nothing is known in advance, but to the ``oracle``.
 
     Raises
     ------
@@ -85,11 +97,13 @@ def trial(
     if name not in POLICIES:
         raise ConfigError(f"there is no policy {name!r} to simulate; {nearest(name, POLICIES)}")
     setting = replace(setting, shape=equipped(setting.shape, workload))
+    if not cold:
+        setting = replace(setting, startup=earlier_starts(setting.site))
     make = POLICIES[name]
     if make is None:
         outcome = _static_best(workload, replace(setting, linger_s=0.0), time_value, seed, on_record)
     else:
-        outcome = simulate(workload, make(), setting, seed=seed, on_record=on_record)
+        outcome = simulate(workload, make(time_value, workload), setting, seed=seed, on_record=on_record)
     return _scored(name, workload, setting, outcome, time_value=time_value, seed=seed)
 
 
@@ -191,3 +205,19 @@ def _scored(
         score=cost / bound if bound else 1.0,
         elasticity=outcome.elasticity,
     )
+
+
+def true_means(workload: Workload) -> dict[str, float]:
+    """The true mean run time in seconds by prefix."""
+    times: dict[str, list[float]] = {}
+    for graph in workload.graphs:
+        for index, run_s in zip(graph.group, graph.run_s, strict=True):
+            times.setdefault(graph.groups[index].prefix, []).append(run_s)
+    return {prefix: math.fsum(each) / len(each) for prefix, each in times.items()}
+
+
+def earlier_starts(site: Site) -> Startup:
+    """Start-up latencies as earlier runs on this resource manager would have left them."""
+    rng = random.Random(f"earlier runs on {site.name}")  # noqa: S311
+    draws = [(site.queue.draw(rng), site.start.draw(rng)) for _ in range(EARLIER)]
+    return Startup(tuple(queue_s for queue_s, _ in draws), tuple(start_s for _, start_s in draws))

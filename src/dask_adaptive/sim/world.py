@@ -17,7 +17,7 @@ from dask_adaptive.controller import Controller
 from dask_adaptive.errors import ConfigError, PolicyError
 from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal
-from dask_adaptive.model import Batch, Limits, Pool, Record, Shape, Spec, worker_name
+from dask_adaptive.model import Batch, Limits, Pool, Record, Shape, Spec, Startup, worker_name
 from dask_adaptive.policy.contracts import Policy
 from dask_adaptive.sim.bound import Elasticity, Start, elasticity, sampled
 from dask_adaptive.sim.engine import LONGEST_S, SimEngine
@@ -40,7 +40,7 @@ class Setting:
     ``shape``, ``minimum``, ``maximum``: of the only pool. ``linger_s``: how long the user stays after the last result;
     then the cluster is closed, and whatever is still there is billed until that moment. 0, the default, is a script
     that ends. ``at_most_s``: after how many virtual seconds a run that does not end is given up; None: a week, and
-    three times as long as one thread would take.
+    three times as long as one thread would take. ``startup``: latencies known from earlier runs.
     """
 
     site: Site
@@ -50,6 +50,7 @@ class Setting:
     costs: Costs = field(default_factory=Costs)
     linger_s: float = 0.0
     at_most_s: float | None = None
+    startup: Startup = field(default_factory=Startup)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,14 @@ class World:
         limits = Limits(setting.minimum, setting.maximum)
         spec = Spec("sim://scheduler", setting.shape)
         setup = PoolSetup(Pool(POOL, setting.shape, limits), self.backend, spec, poll_s=_poll_s(setting.site))
-        self.jobs = Jobs(CLUSTER, [setup], engine=self.engine, tag=lambda: f"t{next(tags):07d}", clock=timeline)
+        self.jobs = Jobs(
+            CLUSTER,
+            [setup],
+            engine=self.engine,
+            tag=lambda: f"t{next(tags):07d}",
+            clock=timeline,
+            startups={POOL: setting.startup},
+        )
         self.controller = Controller(
             self.engine,
             self.jobs,

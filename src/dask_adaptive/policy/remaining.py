@@ -1,0 +1,77 @@
+"""What is left to do, group by group: when each could run if there were room for everything, and how wide.
+
+A group's waiting tasks follow when the slowest of all that they wait for has ended. Tasks that wait for others of
+their own group follow in rows as wide as the group is now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from dask_adaptive.model import Group, Load
+from dask_adaptive.policy.durations import Durations, Expected, classes, slowest
+from dask_adaptive.policy.profile import Stretch, order
+
+__all__ = ["Piece", "remaining"]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is left of one group: its ``stretches``, in tasks, and what one of its tasks is expected to take."""
+
+    group: Group
+    expected: Expected
+    stretches: tuple[Stretch, ...]
+
+    @property
+    def doubted(self) -> bool:
+        """Whether the guess grows while the first of its kind runs on."""
+        return not self.expected.known and self.group.running > 0
+
+    @property
+    def work_s(self) -> float:
+        """Seconds of work."""
+        return sum((each.end_s - each.start_s) * each.width for each in self.stretches)
+
+
+def remaining(load: Load, durations: Durations) -> list[Piece]:
+    """A piece for every group with tasks to do."""
+    rows: dict[str, list[Group]] = {}
+    for group in load.groups:
+        if group.ready or group.waiting or group.long_running:
+            rows.setdefault(group.name, []).append(group)
+    after = {name: [each for row in found for each in row.after if each in rows] for name, found in rows.items()}
+    ends: dict[str, float] = {}
+    pieces = []
+    for name in order(after):
+        before = [ends[each] for each in after[name] if each in ends]
+        for row in rows[name]:
+            piece, end_s = _piece(row, durations.of(row), before)
+            pieces.append(piece)
+            ends[name] = max(ends.get(name, 0.0), end_s)
+    return pieces
+
+
+def _piece(group: Group, expected: Expected, before: Sequence[float]) -> tuple[Piece, float]:
+    stretches: list[Stretch] = []
+    end_s = 0.0
+    new = group.ready - group.running
+    if group.running:
+        stretches.append(Stretch(0.0, expected.left_s, group.running))
+        end_s = max(expected.left_s, slowest(expected, group.running) - group.oldest_s)
+    if new > 0:
+        stretches += [Stretch(0.0, each_s, tasks) for tasks, each_s in classes(expected, new)]
+        end_s = max(end_s, slowest(expected, new))
+    if group.long_running:
+        end_s = max(end_s, expected.mean_s)
+    if group.waiting and before:
+        start_s = max(before)
+        stretches += [Stretch(start_s, start_s + each_s, tasks) for tasks, each_s in classes(expected, group.waiting)]
+        end_s = max(end_s, start_s + slowest(expected, group.waiting))
+    elif group.waiting:
+        row = max(1, group.ready)
+        length_s = expected.mean_s * max(1.0, group.waiting / row)
+        stretches.append(Stretch(end_s, end_s + length_s, group.waiting * expected.mean_s / length_s))
+        end_s += length_s
+    return Piece(group, expected, tuple(stretches)), end_s

@@ -1,0 +1,182 @@
+"""What one job more is worth, and what one job fewer would cost: the decision for one pool.
+
+Grow: the next job is asked for while
+
+    time value x [M(n - 1) - M(n)] > price x (billed start + idle time between its phases)
+
+where M is the profile of what will be left when it serves. It is asked for just in time: when its first phase begins
+within the 80th percentile of the start-up.
+
+Shrink: a job that has nothing to do is kept if its next phase comes before a restart would have paid off. If no phase
+comes it is a ski rental, see ``release``. A restart is worth
+
+    billed start + time value x start-up / jobs needed / price    seconds
+
+as each job that is missing in a phase of n jobs makes it longer by 1 / n of the start-up.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from dask_adaptive.model import Want
+from dask_adaptive.policy.demand import number
+from dask_adaptive.policy.floors import count
+from dask_adaptive.policy.profile import Profile
+from dask_adaptive.policy.release import Idle, patience_s
+
+__all__ = ["Answer", "Margin", "Terms", "answer", "worthwhile"]
+
+_ROUNDING_S = 1e-3
+_EPSILON = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """A pool at one moment, as far as its size is decided by it.
+
+    ``rate``: what one job costs each second; ``billed_s``, ``queued_s``: medians of a start that is paid and of the
+    queue before it; ``late_s``: by how much the 80th percentile of both is longer. ``size`` jobs serve or will,
+    ``serving`` take tasks, ``busy`` have some; ``maximum``: there may be so many. ``peak``: the most that were needed
+    since there was no work; ``pauses``: how long earlier times without work lasted; ``idle``: since when ranks idle.
+    ``sole``: nobody else could do the work.
+    """
+
+    now_s: float
+    time_value: float
+    rate: float
+    billed_s: float
+    queued_s: float = 0.0
+    late_s: float = 0.0
+    size: int = 0
+    serving: int = 0
+    busy: int = 0
+    maximum: float = math.inf
+    peak: int = 1
+    sole: bool = True
+    pauses: Sequence[float] = ()
+    idle: Idle = field(default_factory=Idle)
+
+    @property
+    def start_s(self) -> float:
+        """The whole start-up."""
+        return self.billed_s + self.queued_s
+
+    def restart_s(self, jobs: float) -> float:
+        """What a restart is worth where so many jobs are needed, in seconds of the price of a job."""
+        return self.billed_s + self.time_value * self.start_s / max(1.0, min(jobs, self.maximum)) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Margin:
+    """One more job, weighed: what it saves and what it costs, in worker-seconds of price 1."""
+
+    rank: int
+    saves_s: float
+    gain: float
+    cost: float
+
+    @property
+    def words(self) -> str:
+        """The numbers that decide."""
+        saves = f"saves {number(self.saves_s)} s, worth {number(self.gain)}" if self.saves_s < math.inf else "does it"
+        return f"{saves}, and costs {number(self.cost)} worker-seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Jobs for one pool and why. ``spare``: part of its work (0 to 1) that is beyond its maximum."""
+
+    want: Want
+    look_s: float | None
+    needed: int
+    spare: float
+    declined: tuple[str, ...] = ()
+
+
+def worthwhile(left: Profile, terms: Terms, size: int) -> tuple[int, Margin | None, Margin | None]:
+    """How many jobs are worth their cost, given ``size`` of them; the last one that is, and the first that is not."""
+    most = math.ceil(min(terms.maximum, left.width) - _EPSILON)
+    even_s = terms.restart_s(left.width)
+    idle_s: dict[int, float] = {}
+    last: Margin | None = None
+    for rank in range(size + 1, most + 1):
+        wider = left.wider(rank)
+        if wider not in idle_s:
+            idle_s[wider] = left.idle_s(rank, even_s)
+        saves_s = math.inf if rank == 1 and terms.sole else left.saves_s(rank)
+        cost = terms.rate * (terms.billed_s + idle_s[wider])
+        margin = Margin(rank, saves_s, terms.time_value * saves_s, cost)
+        if not margin.gain > margin.cost:
+            return rank - 1, last, margin
+        last = margin
+    return max(size, most), last, None
+
+
+def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
+    """Decide.
+
+    Parameters
+    ----------
+    work:
+        What is left to do, in jobs of this pool.
+    ready:
+        Jobs that the tasks which could run now would keep busy.
+    words:
+        The work in words.
+    terms:
+        The pool.
+    """
+    left = work.after(terms.start_s, terms.serving)
+    worth, last, first = worthwhile(left, terms, terms.size)
+    spare = work.beyond(terms.maximum).work_s / work.work_s if worth >= terms.maximum and work.work_s else 0.0
+    soon = max((width for width, at_s in left.needs(worth) if at_s <= terms.late_s), default=0.0)
+    jobs = min(worth, max(terms.size, math.ceil(soon - _EPSILON)))
+    needed = terms.size if jobs > terms.size else min(terms.size, math.ceil(ready - _EPSILON))
+    declined = _declined(first, terms, worth - jobs)
+    if jobs > terms.size and last is not None:
+        each = "it" if jobs - terms.size == 1 else "the last"
+        reason = f"{words}; {count(jobs - terms.size, 'job')} more: {each} {last.words}"
+        return Answer(Want(jobs, reason), None, needed, spare, declined)
+    keep, look_s, why = _kept(work, needed, terms)
+    return Answer(Want(keep, f"{words}; {why}" if why else words), look_s, needed, spare, declined)
+
+
+def _declined(first: Margin | None, terms: Terms, later: int) -> tuple[str, ...]:
+    found: tuple[str, ...] = ()
+    if first is not None:
+        found += (f"job {first.rank} is not worth it: it {first.words}",)
+    if later:
+        found += (f"{count(later, 'job')} more will be worth it, but not yet: a start takes {number(terms.start_s)} s",)
+    return found
+
+
+def _kept(work: Profile, needed: int, terms: Terms) -> tuple[int, float | None, str]:
+    """How many of the present jobs stay, when that may change by time alone, and why."""
+    keep, look_s, why = max(needed, min(terms.busy, terms.size)), None, ""
+    needs = work.needs(max(1, needed))
+    widths = [width for width, _ in needs]
+    rest_s = work.takes_s(max(1, needed)) if widths else 0.0
+    idle = terms.idle.now(needed, terms.now_s)
+    for rank in range(keep + 1, terms.size + 1):
+        index = bisect_left(widths, rank - 1 + _EPSILON)
+        if index < len(needs):
+            even_s, gap_s = terms.restart_s(work.width), needs[index][1]
+            why = f"job {rank} is needed again in {number(gap_s)} s, and a restart is worth {number(even_s)} s"
+            if gap_s > even_s:
+                break
+        else:
+            wait_s = patience_s(terms.pauses, terms.restart_s(terms.peak))
+            left_s = wait_s - rest_s - (terms.now_s - idle.since_s(rank, terms.now_s))
+            why = f"nothing known will need job {rank} again, and a restart is worth {number(wait_s)} s of waiting"
+            if left_s <= _ROUNDING_S:
+                break
+            look_s = left_s if look_s is None else min(look_s, left_s)
+        keep = rank
+    if why:
+        idle_jobs = keep - max(needed, min(terms.busy, terms.size))
+        why = f"{needed} needed now, {idle_jobs} kept idle, {terms.size - keep} given up: {why}"
+    return keep, look_s, why
