@@ -24,7 +24,7 @@ from dask_adaptive.actuator import Actuator
 from dask_adaptive.adaptive import Adaptive
 from dask_adaptive.alerts import Alerts, Troubles, hooks_of, news, troubles_of
 from dask_adaptive.backend.contracts import Backend, Telling
-from dask_adaptive.config import Bounds, check_keys, count_of, limits_of, seconds_of, setting
+from dask_adaptive.config import Bounds, check_keys, count_of, flag_of, limits_of, seconds_of, setting
 from dask_adaptive.controller import Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
@@ -121,6 +121,7 @@ class Cluster(DaskCluster):
         self._wanted, self._said_no_size = count_of("n_workers", n_workers or 0), n_workers is None
         self._check_size(next(iter(self._options)), self._jobs_for(self._wanted, next(iter(self._options))))
         self._journal_path = journal if journal is not None else setting("journal")
+        self._publishes, logs = (flag_of(f"adaptive.{key}", setting(key)) for key in ("page", "page-logs"))
         self._notice_s = seconds_of("adaptive.first-worker-notice", setting("first-worker-notice"))
         if scheduler is not None and not isinstance(scheduler, str):
             raise ConfigError(f"scheduler must be an address such as 'tcp://10.0.0.1:8786', not {scheduler!r}")
@@ -147,7 +148,7 @@ class Cluster(DaskCluster):
         self._adaptive: Any = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
         self._key = new_key()
-        self._ledger, self._publishes = Ledger(self.name, logs=bool(setting("page-logs"))), bool(setting("page"))
+        self._ledger = Ledger(self.name, logs=logs)
         if not asynchronous and not (self._brings_workers and scheduler is None):
             self._begin()
 

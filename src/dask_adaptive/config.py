@@ -31,6 +31,7 @@ __all__ = [
     "count_of",
     "duration_configured",
     "flag_of",
+    "flag_of",
     "limits_of",
     "plain_keys",
     "positive_of",
@@ -150,6 +151,13 @@ def positive_of(key: str, value: object) -> float:
     if not 0 < amount < math.inf:
         raise ConfigError(f"{key} must be a number above 0, not {value!r}")
     return amount
+
+
+def flag_of(key: str, value: object) -> bool:
+    """True or false, and nothing else."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{key} must be true or false, not {value!r}")
+    return value
 
 
 def flag_of(key: str, value: object) -> bool:

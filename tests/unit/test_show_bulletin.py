@@ -2,9 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import dask.config
 import msgpack
 import pytest
 
+from dask_adaptive import Cluster
+from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Limits, Phase, Startup
 from dask_adaptive.show.bulletin import LONGEST_TEXT, MOST_DECISIONS, MOST_JOBS, Ledger
 
@@ -118,3 +121,16 @@ def test_logs_are_not_told_unless_the_owner_says_so():
     assert not {"logs", "addresses"} & set(quiet)
     assert ["starting\npassword=hunter2"] == list(open_["logs"].values())
     assert "hunter2" in open_["pools"]["default"]["broken"]
+
+
+def test_the_living_come_first():
+    bulletin = told([record(0, {Phase.GONE: 300, Phase.READY: 1})]).bulletin()
+    assert ("ready000.0", "ready") == (bulletin["jobs"][0][0], bulletin["jobs"][0][3])
+    assert {"ready": 1} == bulletin["pools"]["default"]["phases"]
+
+
+@pytest.mark.parametrize("key", ["page", "page-logs"])
+def test_what_is_neither_true_nor_false_shows_nothing_by_mistake(key):
+    with dask.config.set({f"adaptive.{key}": "off"}):
+        with pytest.raises(ConfigError, match=f"adaptive.{key} must be true or false, not 'off'"):
+            Cluster(asynchronous=True)

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from heapq import nsmallest
 from typing import Any
 
-from dask_adaptive.account import job_table
-from dask_adaptive.model import ALIVE, Life, Phase, PoolState, Record, Snapshot, Startup
+from dask_adaptive.model import ALIVE, Life, Phase, Plan, PoolState, Record, Snapshot, Startup
 from dask_adaptive.show.picture import BANDS, WORK
 from dask_adaptive.show.timeline import Decision, decisions_of, work_of, workers_of
 
@@ -22,6 +22,8 @@ MOST_JOBS = 200
 MOST_DECISIONS = 50
 MOST_LOGS = 20
 LONGEST_TEXT = 400
+NOTHING = Plan()
+SHOWN = (*ALIVE, Phase.FAILED)
 SUMS = ("worker_s", "spend", "submitted", "failed", "more", "fewer")
 
 
@@ -43,6 +45,7 @@ class Ledger:
         self.sums: dict[str, dict[str, float]] = {}
         self._record: Record | None = None
         self._workers: dict[str, int] = {}
+        self._phases: Counter[tuple[str, Phase]] = Counter()
         self._rounds: Counter[str] = Counter()
         self._failed: set[str] = set()
         self._number = 0
@@ -61,10 +64,9 @@ class Ledger:
                 sums["spend"] += worker_s * state.pool.price
         if before is None or snapshot.lives is not before.snapshot.lives:
             self._workers = workers_of(snapshot)
-            self._count_failures(snapshot)
         for submit in record.plan.submits:
             self._of(submit.pool)["submitted"] += submit.count
-        for decision in decisions_of([record]):
+        for decision in decisions_of([record]) if record.plan != NOTHING else ():
             self._number += 1
             self.decisions.append(replace(decision, number=self._number, at_s=record.at_s))
             self._of(decision.pool)["more" if decision.change > 0 else "fewer"] += 1
@@ -72,7 +74,9 @@ class Ledger:
     def _of(self, pool: str) -> dict[str, float]:
         return self.sums.setdefault(pool, dict.fromkeys(SUMS, 0))
 
-    def _count_failures(self, snapshot: Snapshot) -> None:
+    def _count(self, snapshot: Snapshot) -> None:
+        """What takes a look at every job, and so is done once for a bulletin and not in every round."""
+        self._phases = Counter((life.pool, life.phase) for life in snapshot.lives.values())
         failed = {name: life for name, life in snapshot.lives.items() if life.phase is Phase.FAILED}
         for name, life in failed.items():
             if name not in self._failed:
@@ -88,6 +92,7 @@ class Ledger:
         if record is None:
             return {}
         snapshot, work = record.snapshot, work_of(record.snapshot)
+        self._count(snapshot)
         clean = _Clean(() if self.logs else snapshot.lives.values())
         bulletin: dict[str, Any] = {
             "cluster": self.cluster,
@@ -112,10 +117,8 @@ class Ledger:
 
     def _pool(self, name: str, state: PoolState, record: Record, clean: _Clean) -> dict[str, Any]:
         want, limits, sums = record.target.pools.get(name), state.pool.limits, self._of(name)
-        lives = record.snapshot.lives.values()
-        shown = (*ALIVE, Phase.FAILED)
         return {
-            "phases": dict(Counter(life.phase.value for life in lives if life.pool == name and life.phase in shown)),
+            "phases": {phase.value: count for phase in SHOWN if (count := self._phases[name, phase])},
             "wanted": want.jobs if want else None,
             "minimum": limits.minimum,
             "maximum": limits.maximum,
@@ -131,18 +134,20 @@ class Ledger:
 
     def _jobs(self, record: Record, clean: _Clean) -> dict[str, Any]:
         """The jobs, the living first; what is left out is counted."""
-        table, lives = job_table(record, record.at_s), record.snapshot.lives
+        lives = record.snapshot.lives
+        first = nsmallest(
+            MOST_JOBS, lives.values(), key=lambda life: (life.phase not in ALIVE, life.wanted_s, life.name)
+        )
         rows = [
-            [row.job, row.id, row.pool, row.phase.value, row.workers, lives[row.job].wanted_s, clean(row.reason)]
-            for row in table.rows[:MOST_JOBS]
+            [each.name, each.id or "", each.pool, each.phase.value, each.present, each.wanted_s, clean(each.reason)]
+            for each in first
         ]
-        found: dict[str, Any] = {"jobs": rows, "jobs_left_out": max(0, len(table) - MOST_JOBS)}
+        found: dict[str, Any] = {"jobs": rows, "jobs_left_out": len(lives) - len(rows)}
         if self.logs:
             ends = [life for life in lives.values() if life.log_tail][-MOST_LOGS:]
             members = record.snapshot.load.members
             found["logs"] = {life.name: life.log_tail for life in ends}
-            shown = [row.job for row in table.rows[:MOST_JOBS]]
-            found["addresses"] = {job: [each.address for each in members.get(job, ())] for job in shown}
+            found["addresses"] = {life.name: [each.address for each in members.get(life.name, ())] for life in first}
         return found
 
 

@@ -127,7 +127,7 @@ def make_widget(cluster: Any) -> Any:
 
     def refresh() -> None:
         with suppress(AttributeError):  # the cluster is being closed
-            records, bulletin = tuple(cluster.records), getattr(cluster, "bulletin", dict)()
+            records, bulletin = tuple(cluster.records), getattr(cluster, "bulletin", dict[str, Any])()
             status.value = status_html(records, cluster.name, cluster.dashboard_link, bulletin)
 
     refresh()
