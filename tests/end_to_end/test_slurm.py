@@ -7,11 +7,13 @@ import os
 import re
 import sys
 import textwrap
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import dask
 import psutil
 import pytest
 from distributed import Client
@@ -195,17 +197,32 @@ async def test_a_job_that_was_killed_is_replaced(system: SlurmSystem, tmp_path: 
         await until(lambda: phases(cluster) == ["ready"] and first not in workers(cluster))
 
 
-async def test_a_requeued_job_is_the_same_job(system: SlurmSystem, tmp_path: Path) -> None:
-    async with running(tmp_path) as cluster:
-        await cluster.scale(1)
-        await until(lambda: phases(cluster) == ["ready"])
-        (job,) = (row for row in cluster.status() if row.phase.value == "ready")
+async def test_a_requeued_job_is_the_same_job(system: SlurmSystem, tmp_path: Path, sleeper: str) -> None:
+    async with running(tmp_path, python=sleeper) as cluster:
+        await cluster.scale(jobs=1)
+        await until(lambda: phases(cluster) == ["starting"])
+        (job,) = cluster.status()
         system.ask("scontrol", "requeue", job.id)
         await until(lambda: phases(cluster) == ["queued"])
         system.ask("scontrol", "update", f"JobId={job.id}", "StartTime=now")  # else it waits for two minutes
-        await until(lambda: set(workers(cluster)) == {f"{job.job}-0-1"})
-        await until(lambda: phases(cluster) == ["ready"])
+        await until(lambda: phases(cluster) == ["starting"])
         assert [(job.job, job.id)] == [(row.job, row.id) for row in cluster.status()]
+
+
+async def test_a_serving_job_that_is_requeued_is_drained_and_replaced(system: SlurmSystem, tmp_path: Path) -> None:
+    with dask.config.set({"adaptive.end-timeout": "2s"}):
+        async with running(tmp_path) as cluster, Client(cluster, asynchronous=True) as client:
+            await cluster.scale(2)
+            await until(lambda: phases(cluster) == ["ready"] * 2)
+            future = client.submit(uuid.uuid4, pure=False)
+            before = await future
+            ((address,),) = (await client.who_has(future)).values()
+            name = cluster.scheduler_info["workers"][address]["name"].partition("-")[0]
+            (job,) = (row for row in cluster.status() if row.job == name)
+            system.ask("scontrol", "requeue", job.id)
+            await until(lambda: phases(cluster) == ["ready"] * 2 and not any(name in each for each in workers(cluster)))
+            assert before == await client.gather(future), "it was handed over"
+            await until(lambda: system.states(key(cluster)) == {"RUNNING": 2})
 
 
 async def test_slurmctld_goes_and_comes_back(system: SlurmSystem, tmp_path: Path) -> None:

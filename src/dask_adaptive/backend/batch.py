@@ -372,10 +372,7 @@ class BatchSystem:
         async with self._probing:
             if not self._probed:
                 answers = [await self._ask(call) for call in self.dialect.probe()]
-                try:
-                    self.dialect = _understood(self.dialect.probed, answers)
-                except Ambiguous as error:
-                    raise Unavailable(str(error)) from error
+                self.dialect = _understood(self.dialect.probed, answers)
                 self.lag_s = self.dialect.lag_s
                 self._probed = True
 

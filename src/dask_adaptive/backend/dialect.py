@@ -103,7 +103,10 @@ class Dialect(Protocol):
         ...
 
     def probed(self, answers: Sequence[Answer]) -> Dialect:
-        """The dialect that knows what was learned; itself where there is nothing to learn."""
+        """The dialect that knows what was learned; itself where there is nothing to learn.
+
+        Raises ``Unavailable`` where the system is down: it is asked again later.
+        """
         ...
 
     def directives(self, spec: Spec, log: str) -> Sequence[Directive]:

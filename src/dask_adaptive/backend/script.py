@@ -146,22 +146,14 @@ _SCRATCH = "\0scratch"
 
 
 def _supervised(spec: Spec) -> list[str]:
-    """Start all workers, pass signals on, and end as they did: with the first code that is not 0.
-
-    Some systems signal every process of a job, others only the first; a worker that is told twice dies at once. So a
-    bystander is started: if it was hit as well, everybody was.
+    """Start all workers, pass signals on (some systems signal only the first process of a job), and end as they did:
+    with the first code that is not 0.
     """
     workers = " ".join(str(index) for index in range(spec.shape.workers))
     clean = ['rm -rf -- "$scratch"'] if spec.local_directory else []
     return [
         "pids=",
-        "sleep 100000000 &",
-        "bystander=$!",
-        "pass_on() {",
-        "    sleep 1",
-        '    kill "$bystander" 2>/dev/null && kill -TERM $pids 2>/dev/null',
-        "}",
-        "trap pass_on TERM INT",
+        "trap 'kill -TERM $pids 2>/dev/null' TERM INT",
         f'for index in {workers}; do worker "$index" & pids="$pids $!"; done',
         "status=0",
         "for pid in $pids; do",
@@ -169,7 +161,6 @@ def _supervised(spec: Spec) -> list[str]:
         '    while [ "$code" -gt 128 ] && kill -0 "$pid" 2>/dev/null; do wait "$pid"; code=$?; done',
         '    [ "$status" -ne 0 ] || status=$code',
         "done",
-        'kill "$bystander" 2>/dev/null',
         *clean,
         'exit "$status"',
     ]

@@ -64,8 +64,8 @@ class Slurm:
     def probed(self, answers: Sequence[Answer]) -> Slurm:
         """A site that does not let us look has the usual limits."""
         (answer,) = answers
-        if answer.exit_code and isinstance(error := _error(answer), Unavailable | Ambiguous):
-            raise error
+        if answer.exit_code and isinstance(_error(answer), Unavailable | Ambiguous):
+            raise Unavailable(answer.said, command=answer.argv, exit_code=answer.exit_code)
         settings = dict(re.findall(r"(?m)^(\w+)\s*=\s*(.*?)\s*$", answer.stdout))
         largest = max(1, int(settings.get("MaxArraySize", self.largest)))
         return replace(self, largest=largest, accounting="slurmdbd" in settings.get("AccountingStorageType", ""))
