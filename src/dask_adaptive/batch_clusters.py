@@ -84,6 +84,9 @@ class BatchCluster(Cluster):
         ``dashboard_address`` of None: no dashboard.
     security:
         As of ``Cluster``: credentials are made for this cluster if nothing else is said or configured.
+    login:
+        ``user@host``: the login node where jobs are submitted, from a machine that is no part of the cluster. ``python``
+        has to be said then, and the workers have to reach this machine (``contact_address``).
     n_workers, pools, name, journal, scheduler_options, silence_logs, asynchronous, loop, quiet, **options:
         As of ``Cluster``; arguments of the backend (``log_directory`` and so on) as well.
 
@@ -122,6 +125,8 @@ class BatchCluster(Cluster):
             "dashboard_address": dashboard_address or ":0",
         }
         translated = translated_options(self.batch_system, options)
+        if translated.get("login") is not None and translated.get("python") is None:
+            raise ConfigError("python= has to say which interpreter the jobs use: this one's path means nothing there")
         if interface is not None:
             translated["worker_arguments"] = [*translated.get("worker_arguments", ()), "--interface", interface]
         if isinstance(pools, Mapping):

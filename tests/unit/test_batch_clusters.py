@@ -96,3 +96,8 @@ def test_unknown_options_name_the_nearest_known_one() -> None:
 def test_every_class_says_what_it_is_for() -> None:
     classes = BatchCluster.__subclasses__()
     assert {"slurm", "pbs", "torque", "sge", "lsf", "htcondor", "custom"} == {each.batch_system for each in classes}
+
+
+def test_another_machine_needs_to_be_told_its_python() -> None:
+    with pytest.raises(ConfigError, match="python= has to say"):
+        SlurmCluster(cores=1, login="ann@login.site.org")

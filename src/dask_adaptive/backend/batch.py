@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from dask_adaptive.backend import _leaving
 from dask_adaptive.backend.command import worker_config
 from dask_adaptive.backend.dialect import Answer, Call, Dialect
+from dask_adaptive.backend.login import Login
 from dask_adaptive.backend.runner import Here, Runner
 from dask_adaptive.backend.script import environment_file, job_script
 from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
@@ -86,8 +87,10 @@ class BatchSystem:
     log_directory:
         Where the output of jobs goes, one file for each; also, in a private folder that is removed at the end, what
         jobs read (variables, credentials). On a file system that the jobs see; kept. ``~`` is home.
+    login:
+        ``user@host``, as ``ssh`` takes it: the login node where the commands are run. Default: here.
     runner:
-        Where the commands are run. Default: here.
+        The same as an object: ``Login(host, options=...)``, or one of your own.
     timeout_s:
         After how many seconds a command that does not answer is given up; a submit then counts as unknown.
     max_pending:
@@ -113,6 +116,7 @@ class BatchSystem:
         dialect: Dialect,
         *,
         log_directory: str = "~/.dask-adaptive/logs",
+        login: str | None = None,
         runner: Runner | None = None,
         timeout_s: float = 120.0,
         max_pending: int | None = None,
@@ -131,7 +135,9 @@ class BatchSystem:
         self.lag_s = dialect.lag_s
         self.timeout_s = timeout_s
         self.log_directory = log_directory
-        self.runner: Runner = Here() if runner is None else runner
+        if login is not None and runner is not None:
+            raise ConfigError("give login= or runner=, not both")
+        self.runner: Runner = (Here() if login is None else Login(login)) if runner is None else runner
         self.max_pending = max_pending
         self.submit_gap_s = submit_gap_s
         self._waiting: dict[object, tuple[str, float]] = {}
