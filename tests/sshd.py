@@ -118,8 +118,8 @@ class Sshd:
     def stop(self) -> None:
         """No more connections; what was started through it goes on."""
         if self.process is not None:
-            self.process.kill()
             children = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.kill()
             self.process.wait()
             for child in children:
                 with suppress(psutil.Error):

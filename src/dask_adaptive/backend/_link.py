@@ -100,10 +100,10 @@ class Link:
             link = cls(host, connection, process, on_message, on_lost)
             await within(CONNECTING_S, link._greet(python, options))
         except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
-            connection.abort()
+            await _aborted(connection)
             raise Unavailable(f"{host.label}: {_words(error)}") from error
         except BaseException:
-            connection.abort()
+            await _aborted(connection)
             raise
         link._reading = asyncio.ensure_future(link._read())
         return link
@@ -177,7 +177,7 @@ class Link:
             await within(CLOSING_S, self._process.wait_closed())
             self._connection.close()
             await within(CLOSING_S, self._connection.wait_closed())
-        self._connection.abort()
+        await _aborted(self._connection)
 
     async def _read(self) -> None:
         why = "the connection was closed by the host"
@@ -195,6 +195,7 @@ class Link:
             if not future.done():
                 future.set_exception(Ambiguous(f"{self.host.label}: {why}"))
         self._on_lost(self, why)
+        await _aborted(self._connection)
 
     def _hear(self, message: Message) -> None:
         future = self._calls.get(message.get("call", 0))
@@ -272,6 +273,9 @@ async def _connect(host: Host, ssh: Mapping[str, Any], accept_new: bool) -> asyn
     gate = _Gate(accept_new)
     options: dict[str, Any] = {"keepalive_interval": 10, "keepalive_count_max": 3, "login_timeout": CONNECTING_S}
     options |= {"client_factory": lambda: gate, **ssh}
+    given = options.get("known_hosts")
+    if isinstance(given, str) and not await asyncio.to_thread(Path(given).exists):
+        options["known_hosts"] = b""  # as with ssh: nobody is known yet
     if host.user is not None:
         options["username"] = host.user
     if host.port is not None:
@@ -289,12 +293,13 @@ async def _connect(host: Host, ssh: Mapping[str, Any], accept_new: bool) -> asyn
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, ValueError) as error:
         raise Unavailable(f"{host.label}: {_words(error)}") from error
     if gate.new is not None:
-        await asyncio.to_thread(_remember, _known_hosts(connection), *gate.new)
+        path = Path(given) if isinstance(given, str) else _known_hosts(connection)
+        await asyncio.to_thread(_remember, path, *gate.new)
     return connection
 
 
 def _known_hosts(connection: asyncssh.SSHClientConnection) -> Path:
-    """The file that the key was looked for in, by what was given or is configured."""
+    """The file that the key was looked for in, as it is configured."""
     given = getattr(connection, "_known_hosts", None) or "~/.ssh/known_hosts"
     return Path(given if isinstance(given, str | os.PathLike) else given[0]).expanduser()
 
@@ -307,7 +312,17 @@ def _remember(path: Path, name: str, key: asyncssh.SSHKey) -> None:
         file.write(line)
 
 
+async def _aborted(connection: asyncssh.SSHClientConnection) -> None:
+    """Drop a connection, and its socket."""
+    connection.abort()
+    with contextlib.suppress(asyncio.TimeoutError, asyncssh.Error, OSError):
+        await within(CLOSING_S, connection.wait_closed())
+
+
 def _words(error: BaseException) -> str:
     """An error of others in words."""
-    said = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error)
-    return said or type(error).__name__
+    if isinstance(error, asyncio.TimeoutError):
+        return f"no answer within {CONNECTING_S:g} s"
+    said = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+    about = getattr(error, "filename", None)
+    return f"{said}: {about}" if about else str(said)
