@@ -6,7 +6,7 @@ STAMP := $(VENV)/.ready
 # The oldest distributed that is supported: the lower bound of pyproject.toml.
 OLDEST ?= .venv-oldest
 OLDEST_DASK := 2025.11.0
-MEETS_DASK := $(wildcard $(foreach what,engine cluster dropin,tests/end_to_end/test_$(what)*.py))
+MEETS_DASK := $(wildcard $(foreach what,engine cluster dropin page,tests/end_to_end/test_$(what)*.py))
 
 .PHONY: demo test test-oldest check format bench docs screenshot clean
 
