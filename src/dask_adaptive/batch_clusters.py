@@ -85,8 +85,8 @@ class BatchCluster(Cluster):
     security:
         As of ``Cluster``: credentials are made for this cluster if nothing else is said or configured.
     login:
-        ``user@host``: the login node where jobs are submitted, from a machine that is no part of the cluster. ``python``
-        has to be said then, and the workers have to reach this machine (``contact_address``).
+        ``user@host``: the login node where jobs are submitted, from a machine that is no part of the cluster. Then
+        ``python`` has to be said, and the workers have to reach this machine (``contact_address``).
     n_workers, pools, name, journal, scheduler_options, silence_logs, asynchronous, loop, quiet, **options:
         As of ``Cluster``; arguments of the backend (``log_directory`` and so on) as well.
 
