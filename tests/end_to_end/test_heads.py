@@ -22,6 +22,7 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 from distributed import Client, Scheduler
+from tests.fakes.core import Fake
 
 from dask_adaptive import Cluster, ConfigError, EngineError, connect
 from dask_adaptive.backend.local import Local
@@ -333,6 +334,81 @@ def test_a_disk_that_fills_up_costs_no_running_work(mark: str) -> None:
         cluster.scale(2)
         client.wait_for_workers(2, timeout=60)
     assert 0 == command("down", "busy").exit_code
+    assert [] == entries()
+
+
+# --- as a job of the resource manager ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def manager(mark: str, tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    """Options of a head that is a job, on a batch system that is not there but runs its jobs."""
+    said = ("scheduler={host: 127.0.0.1}", f"log_directory={tmp_path / 'logs'}", "poll_s=0.3", "death_timeout=600s")
+    said = (*said, f"environment={{{MARK}: {mark}}}")
+    with Fake(tmp_path / "pbs", "pbs:Pbs").on_path():
+        yield ("--backend", "pbs", "--head", "job", *(word for each in said for word in ("--set", each)))
+
+
+def queue() -> list[str]:
+    """The manager's own list."""
+    done = subprocess.run(["qstat"], capture_output=True, text=True, check=True)
+    return [line for line in done.stdout.splitlines()[2:] if line.split()[4] != "F"]
+
+
+def test_a_head_can_be_a_job(manager: tuple[str, ...], mark: str) -> None:
+    pid = up("job", *manager)
+    assert os.getpid() not in {each.pid for each in psutil.Process(pid).parents()}
+    assert 1 == len(queue())
+    with connect("job") as cluster, Client(cluster) as client:
+        assert 3 == client.submit(sum, [1, 2]).result(timeout=60)
+        assert 2 == len(queue())
+    assert "up at tls://" in command("logs", "job").stdout
+    assert 0 == command("down", "job").exit_code
+    assert [] == queue()
+    soon(lambda: not table(mark))
+    assert [] == entries()
+
+
+def test_reap_cancels_what_a_killed_head_left(manager: tuple[str, ...], mark: str) -> None:
+    pid = up("lost", *manager, "--minimum", "2")
+    with connect("lost") as cluster, Client(cluster) as client:
+        client.wait_for_workers(2, timeout=60)
+    os.kill(pid, signal.SIGKILL)
+    soon(lambda: len(queue()) == 2)  # what it started waits for a scheduler that is gone
+    [row] = json.loads(command("list", "--json").stdout)
+    assert "lost" == row["state"]  # and it is not forgotten: something may be left
+    assert "(lost); `dask adaptive reap lost` ends it" in command("up", "lost").stderr
+    done = command("reap")
+    assert (0, "cluster lost cleaned up; 2 jobs of pbs were cancelled\n") == (done.exit_code, done.stdout)
+    assert [] == queue()
+    soon(lambda: not table(mark))
+    assert [] == entries()
+    assert "nothing to clean up" in command("reap").stdout
+
+
+def test_what_cannot_be_asked_is_not_forgotten(manager: tuple[str, ...], tmp_path: Path) -> None:
+    pid = up("unsure", *manager)
+    os.kill(pid, signal.SIGKILL)
+    fake = Fake(tmp_path / "pbs", "pbs:Pbs")
+    fake.fault(down=("query",))
+    done = command("reap")
+    assert (1, True) == (done.exit_code, "pbs may still have jobs of this cluster" in done.stderr)
+    assert ["unsure"] == [entry.name for entry in entries()]
+    fake.fault()
+    assert 0 == command("reap").exit_code
+
+
+def test_a_head_that_ends_at_once_is_told_of(manager: tuple[str, ...], mark: str) -> None:
+    done = command("up", "broken", *manager, "--set", "python=/bin/false")
+    assert 1 == done.exit_code
+    assert "cluster 'broken' did not come up: its job 1.pbshost ended" in done.stderr
+    assert [] == queue()
+    assert [] == entries()
+
+
+def test_a_local_job_cannot_be_a_head(mark: str) -> None:
+    done = command("up", "short", "--head", "job")
+    assert (2, True) == (done.exit_code, "its jobs end with the command that started them" in done.stderr)
     assert [] == entries()
 
 

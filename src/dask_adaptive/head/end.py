@@ -23,6 +23,7 @@ __all__ = [
     "described_in",
     "down",
     "head_backend",
+    "head_log",
     "lost",
     "nothing_can_be_left",
     "overview",
@@ -155,6 +156,19 @@ async def _state(entry: Entry) -> tuple[str, Mapping[str, Any]]:
         return "running", await ask(running.address, entry.security(), "status", timeout_s=GLANCE_S)
     except AdaptiveError:
         return "unreachable", {}
+
+
+async def head_log(entry: Entry) -> str:
+    """The end of what the head printed: here, or as the job that it is."""
+    setup = entry.setup()
+    if setup is None or not setup.job:
+        return entry.printed()
+    backend = head_backend(described_in(setup))
+    try:
+        await backend.jobs(setup.key)
+        return await backend.log(JobId(setup.job))
+    finally:
+        await backend.aclose()
 
 
 async def lost(entries: Sequence[Entry]) -> list[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -106,8 +107,8 @@ async def _arrival(
 
 
 def _last_words(entry: Entry, exit_code: int) -> str:
-    with suppress(OSError):
-        lines = entry.log.read_text(errors="replace").strip().splitlines()
+    with suppress(AdaptiveError):
+        lines = entry.printed().strip().splitlines()
         if lines:
             return lines[-1].removeprefix("Error: ")
     return f"its process ended with exit code {exit_code}"
@@ -134,7 +135,8 @@ async def _submit(entry: Entry, setup: Setup, backend: Backend, description: Des
     spec = Description(pools={name: options}).options[name].spec("", {}, "")
     command = (spec.request.python or sys.executable, "-m", "dask_adaptive.head", str(entry.folder))
     shape = replace(spec.shape, workers=1, resources={})
-    spec = replace(spec, shape=shape, gpus=0, preload=(), worker_arguments=(), command=command)
+    environment = {"PATH": os.environ.get("PATH", os.defpath), **spec.environment}  # where the manager's commands are
+    spec = replace(spec, shape=shape, gpus=0, preload=(), worker_arguments=(), environment=environment, command=command)
     tag = setup.key + new_key()
     [job] = await backend.submit(Batch(setup.key, name, tag, 1, spec))
     entry.write(replace(setup, job=job))

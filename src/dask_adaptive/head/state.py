@@ -175,6 +175,11 @@ class Entry:
         """The credentials, as files."""
         return security_from(*(str(self.folder / f"{name}.pem") for name in CREDENTIALS))
 
+    def printed(self) -> str:
+        """What the head printed here, the last 100,000 characters of it."""
+        with _said(f"the log of cluster {self.name!r} cannot be read"):
+            return self.log.read_text(encoding="utf-8", errors="replace")[-100_000:]
+
     def standing(self) -> Standing:
         """What has become of it."""
         running, setup = self.running(), self.setup()
@@ -253,8 +258,9 @@ def claim(name: str, *, is_lost: Callable[[Entry], bool] = lambda _: False) -> E
     with _said(f"the state directory {str(entry.folder.parent)!r} cannot be written"), suppress(FileExistsError):
         entry.folder.mkdir(mode=0o700)
         return entry
-    standing = entry.standing().value
-    raise ConfigError(f"there is a cluster {name!r} already ({standing}); `dask adaptive down {name}` ends it")
+    standing = entry.standing()
+    cure = f"`dask adaptive {'reap' if standing is Standing.LOST else 'down'} {name}` ends it"
+    raise ConfigError(f"there is a cluster {name!r} already ({standing.value}); {cure}")
 
 
 def entries() -> list[Entry]:

@@ -128,7 +128,9 @@ def list_(as_json: bool) -> None:
         _print(rows)
         return
     heads = ("name", "state", "workers", "jobs", "host", "age")
-    table = [[*(str(row[key]) for key in heads[:-1]), _age(row["since_s"])] for row in rows]
+    table = [
+        [*("-" if row[key] is None else str(row[key]) for key in heads[:-1]), _age(row["since_s"])] for row in rows
+    ]
     _table(heads, table) if table else click.echo("no clusters; `dask adaptive up NAME` starts one")
 
 
@@ -215,6 +217,7 @@ def events(name: str | None, follow: bool, as_json: bool) -> None:
 @click.option("--cluster", "name", metavar="NAME", help="The cluster; needed where there are several.")
 def logs(job: str | None, name: str | None) -> None:
     """Print the end of what JOB printed, a dead one too; without JOB, or for the name of a cluster, of the head."""
+    from dask_adaptive.head import end
     from dask_adaptive.head.state import entries, entry_of
 
     if job is not None and name is None and job in {entry.name for entry in entries()}:
@@ -223,10 +226,7 @@ def logs(job: str | None, name: str | None) -> None:
     if job is not None:
         click.echo(_ask(name, "log", job=job), nl=False)
         return
-    try:
-        click.echo(entry_of(name).log.read_text(errors="replace"), nl=False)
-    except OSError as error:
-        raise AdaptiveError(f"cluster {name!r} has no log here: {error.strerror}") from error
+    click.echo(asyncio.run(end.head_log(entry_of(name))), nl=False)
 
 
 @click.command(epilog=_examples("dashboard work", "dashboard work --open", "dashboard user@login.example.org:work"))
