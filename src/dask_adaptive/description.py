@@ -29,6 +29,7 @@ from dask_adaptive.config import (
     Scaling,
     check_keys,
     count_of,
+    duration_configured,
     plain_keys,
     scaling_of,
     seconds_of,
@@ -37,7 +38,7 @@ from dask_adaptive.config import (
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.marked import read_marked
 from dask_adaptive.model import Limits
-from dask_adaptive.options import PoolOptions, pool_options
+from dask_adaptive.options import PoolOptions, backends_of, pool_options
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.contracts import Policy
 from dask_adaptive.registry import load_policy
@@ -149,10 +150,20 @@ class Description:
         return {name: adaptive_limits(self.limits, *each, default, name) for name, each in pools.items()}
 
     @property
+    def encrypted(self) -> bool:
+        """Whether connections are encrypted: as was said, else where jobs run on other machines."""
+        if self.security is not None:
+            return bool(self.security)
+        return any(getattr(each, "elsewhere", False) for each in backends_of(self.options).values())
+
+    @property
     def policy_name(self) -> str:
         """The policy, by name."""
         named = self.policy.get("name") if isinstance(self.policy, Mapping) else self.policy
-        return str(named or ("target-duration" if self.target_duration is not None else setting("policy")))
+        return str(
+            named
+            or ("target-duration" if self.target_duration is not None or duration_configured() else setting("policy"))
+        )
 
     @property
     def scaling(self) -> Scaling:
@@ -247,7 +258,10 @@ def _described(document: Mapping[str, Any]) -> Description:
     said, own = plain_keys(document), [each.name for each in fields(Description)]
     shared = {key: value for key, value in said.items() if key not in own}
     pools = pools_said(said.get("pools"), shared, spelled, own)
-    values: dict[str, Any] = {**{key: said[key] for key in own if key in said}, "pools": pools}
+    values: dict[str, Any] = {**{key: said[key] for key in own if said.get(key) is not None}, "pools": pools}
+    for key in ("scheduler", "head"):
+        if isinstance(values.get(key), Mapping):
+            values[key] = plain_keys(values[key])
     description = Description(**values)
     for key, check in _CHECKS.items():
         if said.get(key) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -16,13 +17,13 @@ def backends() -> Mapping[str, EntryPoint]:
     """Every installed backend by its name: entry-point groups ``dask_adaptive.backends`` and, for batch systems,
     ``dask_adaptive.dialects``.
     """
-    found = (*entry_points(group="dask_adaptive.dialects"), *entry_points(group="dask_adaptive.backends"))
+    found = (*_installed("dask_adaptive.dialects"), *_installed("dask_adaptive.backends"))
     return {point.name: point for point in found}
 
 
 def policies() -> Mapping[str, EntryPoint]:
     """Every installed policy by its name (entry-point group ``dask_adaptive.policies``)."""
-    return {point.name: point for point in entry_points(group="dask_adaptive.policies")}
+    return {point.name: point for point in _installed("dask_adaptive.policies")}
 
 
 def load_backend(name: str) -> Any:
@@ -41,6 +42,12 @@ def load_backend(name: str) -> Any:
 def load_policy(name: str) -> Any:
     """The policy class of this name. Raises ``ConfigError`` that lists the known ones."""
     return _load("policy", name, policies())
+
+
+@cache
+def _installed(group: str) -> tuple[EntryPoint, ...]:
+    """To ask takes hundredths of a second, and a cluster asks often."""
+    return tuple(entry_points(group=group))
 
 
 def _load(kind: str, name: str, known: Mapping[str, EntryPoint]) -> Any:

@@ -31,6 +31,6 @@ def test_a_missing_package_is_named_with_what_to_do(value: str, hint: str, monke
 
 def test_what_another_package_registers_is_found(monkeypatch: pytest.MonkeyPatch):
     point = EntryPoint("theirs", "collections:OrderedDict", "dask_adaptive.policies")
-    monkeypatch.setattr(registry, "entry_points", lambda group: [point] if group == point.group else [])
+    monkeypatch.setattr(registry, "_installed", lambda group: [point] if group == point.group else [])
     assert {"theirs"} == set(registry.policies())
     assert "OrderedDict" == registry.load_policy("theirs").__name__

@@ -48,7 +48,7 @@ class Meaning:
     target_duration_s: float
     budget: float | Mapping[str, float] | None
     idle_timeout_s: float | None
-    security: bool
+    encrypted: bool
     journal: str | None
     on_event: Any
     scheduler: Mapping[str, Any]
@@ -69,7 +69,7 @@ def meaning_of(description: Description) -> Meaning:
         target_duration_s=scaling.target_duration_s,
         budget=description.budget,
         idle_timeout_s=description.idle_timeout_s,
-        security=bool(description.security),
+        encrypted=description.encrypted,
         journal=description.journal,
         on_event=description.on_event,
         scheduler=description.scheduler,
@@ -169,7 +169,7 @@ def _about_policy(meaning: Meaning) -> Iterator[str]:
 
 
 def _about_the_rest(meaning: Meaning) -> Iterator[str]:
-    if meaning.security:
+    if meaning.encrypted:
         yield "Connections are encrypted."
     if meaning.scheduler:
         yield f"Scheduler: {_plain(meaning.scheduler)}."
