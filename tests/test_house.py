@@ -23,6 +23,7 @@ import dask_adaptive
 from dask_adaptive import controller, errors, life, registry
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.config import DEFAULTS
+from dask_adaptive.options import example_arguments
 from dask_adaptive.policy.contracts import Policy
 from dask_adaptive.show.cli import adaptive
 
@@ -131,7 +132,7 @@ def test_every_error_is_exported() -> None:
 
 @pytest.mark.parametrize("name", sorted(registry.backends()))
 def test_a_registered_backend_keeps_its_contract(name: str) -> None:
-    backend = registry.load_backend(name)()
+    backend = registry.load_backend(name)(**example_arguments(name))
     assert isinstance(backend, Backend)
     assert name == backend.name
     assert backend.lag_s >= 0

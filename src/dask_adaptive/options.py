@@ -31,6 +31,7 @@ __all__ = [
     "PoolOptions",
     "backend_keys",
     "backends_of",
+    "example_arguments",
     "made_backend",
     "needed_keys",
     "pool_keys",
@@ -252,6 +253,14 @@ def backend_keys(backend: Any) -> list[str]:
 def needed_keys(backend: Any) -> list[str]:
     """Those of them that must be given."""
     return [each.name for each in _parameters(backend) if each.default is each.empty]
+
+
+def example_arguments(backend: str) -> dict[str, Any]:
+    """What to say to a backend that cannot do without, to see it work: ``example`` of its class or its ``parts``."""
+    kind = load_backend(backend)
+    return {
+        key: value for part in getattr(kind, "parts", (kind,)) for key, value in getattr(part, "example", {}).items()
+    }
 
 
 def _parameters(backend: Any) -> list[inspect.Parameter]:

@@ -250,6 +250,11 @@ class BatchSystem:
                 await self.runner.remove(private)
         await self.runner.aclose()
 
+    async def leave(self) -> None:
+        """Let go of the jobs: what those read that start later stays where it is."""
+        self._closed = True
+        await self.runner.aclose()
+
     def job_script(self, batch: Batch) -> str:
         """Exactly what would be submitted; paths of private files, which do not exist yet, apart."""
         tls = {option: f"{PRIVATE}/{option}.pem" for option in batch.spec.tls}
@@ -424,9 +429,12 @@ def speaking(kind: type[Dialect]) -> Callable[..., BatchSystem]:
         own = {each.name: options.pop(each.name) for each in mine if each.name in options}
         return BatchSystem(kind(**own), **options)
 
-    engine = list(signature(BatchSystem).parameters.values())[1:]
+    engine = [
+        each for each in signature(BatchSystem).parameters.values() if each.name not in ("dialect", *kind.options)
+    ]
     said = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in mine]
     make.__signature__ = Signature([*said, *engine])  # type: ignore[attr-defined]
     make.__doc__ = BatchSystem.__doc__
     make.takes_requests = True  # type: ignore[attr-defined]
+    make.parts = (BatchSystem, kind)  # type: ignore[attr-defined]
     return make

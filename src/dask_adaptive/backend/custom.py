@@ -66,6 +66,11 @@ class Custom:
     """
 
     options: ClassVar[tuple[str, ...]] = (*PLACES, "index", "attempt", "lag_s", "poll_s", "largest")
+    example: ClassVar[Mapping[str, Sequence[str]]] = {
+        "submit_command": ["my-queue", "submit", "{tag}", "{count}"],
+        "list_command": ["my-queue", "list"],
+        "cancel_command": ["my-queue", "cancel", "{ids}"],
+    }
 
     submit_command: Sequence[str] | str = ()
     list_command: Sequence[str] | str = ()

@@ -38,9 +38,19 @@ GONE = re.compile("does not exist|already in deletion|has registered|has deleted
 class Sge:
     """Grid Engine.
 
-    A job of several slots asks for a ``parallel_environment`` (default: the site's, if it has a common name). Memory and
-    GPUs are asked for by these resources; an empty ``memory_resource``: not at all. The other fields are learned: the
-    site's parallel environments, how each resource is consumed, the largest array, how late the accounting file may be.
+    Parameters
+    ----------
+    parallel_environment:
+        What a job of several slots asks for. Default: the site's, if it has a common name.
+    memory_resource:
+        The resource by which memory is asked for; empty: not at all.
+    gpu_resource:
+        The resource by which GPUs are asked for.
+
+    Notes
+    -----
+    The other fields are learned: the site's parallel environments, how each resource is consumed, the largest array,
+    how late the accounting file may be.
     """
 
     options: ClassVar[tuple[str, ...]] = ("parallel_environment", "memory_resource", "gpu_resource")

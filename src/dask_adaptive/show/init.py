@@ -18,7 +18,7 @@ import yaml
 
 from dask_adaptive.description import Description
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.options import PoolOptions, needed_keys, pool_keys
+from dask_adaptive.options import PoolOptions, example_arguments, needed_keys, pool_keys
 from dask_adaptive.registry import load_backend
 
 __all__ = ["example_of", "meanings_of", "write_example"]
@@ -43,8 +43,7 @@ def example_of(backend: str, file: str = "cluster.yaml") -> str:
 
     What a backend needs and has no default for comes from the mapping ``example`` of its class, if it has one.
     """
-    kind = load_backend(backend)
-    said = {key: getattr(kind, "example", {}).get(key) for key in needed_keys(backend)}
+    said = dict.fromkeys(needed_keys(backend)) | example_arguments(backend)
     lines = [
         f"# A cluster on {backend}. To see what it means: dask adaptive check {file}",
         "# Lines that begin with '#' and a key show what holds by default: take the '#' away to say something else.",
@@ -109,9 +108,12 @@ def _described_pool(backend: str) -> dict[str, tuple[Any, str]]:
 
 
 def meanings_of(kind: Callable[..., Any]) -> dict[str, str]:
-    """What a docstring, and those of the base classes, say of each parameter, in one paragraph."""
+    """What a docstring, and those of the base classes, say of each parameter, in one paragraph.
+
+    A function that makes something of several classes names these as its ``parts``.
+    """
     found: dict[str, str] = {}
-    for each in reversed(getattr(kind, "__mro__", (kind,))):
+    for each in getattr(kind, "parts", reversed(getattr(kind, "__mro__", (kind,)))):
         found |= _parameters(inspect.cleandoc(each.__doc__ or ""))
     return found
 
