@@ -15,6 +15,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -123,15 +124,25 @@ class Site:
         """Every job that the manager knows of, a line for each."""
         return [line for line in self.run("qstat", "-u", "*", "-g", "d").splitlines()[2:] if line.strip()]
 
+    def states(self, key: str) -> Counter[str]:
+        """How many jobs, whose names begin with this, are in each of Grid Engine's states."""
+        rows = [line.split() for line in self.listed()]
+        return Counter(row[4] for row in rows if row[2].startswith(key))
+
+    def left(self, key: str) -> int:
+        """How many jobs with such a name it knows of."""
+        return sum(self.states(key).values())
+
+    def arrays(self, key: str) -> set[str]:
+        """Its numbers for the submits that there were, of jobs that it still knows of."""
+        rows = [line.split() for line in self.listed()]
+        return {row[0] for row in rows if row[2].startswith(key)}
+
     def clear(self) -> None:
         """End every job, and wait until the manager has none."""
         if self.listed():
             subprocess.run([self.bin / "qdel", "-u", "*"], capture_output=True)
             until(lambda: not self.listed(), "jobs are left")
-
-    def accept(self, yes: bool) -> None:
-        """Whether the queue starts jobs."""
-        subprocess.run([self.bin / "qmod", "-e" if yes else "-d", "all.q"], check=True, capture_output=True)
 
     def stop(self) -> None:
         """End qmaster; jobs go on."""
