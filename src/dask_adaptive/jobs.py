@@ -450,14 +450,16 @@ class Jobs:
                 Plan(cancels=tuple(Cancel(life.name, "the cluster closes") for life in self._to_tell(now_s))), now_s
             )
             await self._some_news(0.2)
-        await self.leave()
-        return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
-
-    async def leave(self) -> None:
-        """Give back what the backends hold; the jobs stay as they are."""
         await self._operations.stop()
         for lane in self._lanes.values():
             await lane.backend.aclose()
+        return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
+
+    async def leave(self) -> None:
+        """Let go; the jobs stay as they are, with whatever they read."""
+        await self._operations.stop()
+        for lane in self._lanes.values():
+            await getattr(lane.backend, "leave", lane.backend.aclose)()
 
     def _hold_no_longer(self, now_s: float) -> None:
         """Who closes does not wait for the whole deadline of a submit of unknown outcome, only for one honest list."""

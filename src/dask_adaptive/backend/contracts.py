@@ -21,7 +21,8 @@ class Backend(Protocol):
     One that runs jobs on other machines says ``elsewhere = True``: then traffic is encrypted where nothing else is
     said. A backend whose jobs end with the process that holds it also says so: ``ends_with_owner = True``. One that
     knows how often its list is worth a look has ``poll_s``, in seconds, and one that may have to wait for its manager
-    ``trouble``: a sentence about what keeps it waiting now, else an empty text. Both may change at any time.
+    ``trouble``: a sentence about what keeps it waiting now, else an empty text. Both may change at any time. One that
+    has files which jobs read removes them in ``aclose()``, and keeps them in ``leave()``, for jobs that go on.
     """
 
     name: str

@@ -237,7 +237,7 @@ async def clean(description: Description, keys: Sequence[str]) -> list[str]:
         try:
             for key in keys:
                 count = await within(QUIET_END_S, _emptied(backend, key))
-                notes += [f"{count} jobs of {backend.name} were cancelled"] if count else []
+                notes += [f"jobs of {backend.name} that had to be cancelled: {count}"] if count else []
         except (BackendError, asyncio.TimeoutError) as error:
             words = str(error) or f"jobs are left after {QUIET_END_S:g} s"
             raise AdaptiveError(f"{backend.name} may still have jobs of this cluster: {words}") from error

@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -23,6 +24,8 @@ __all__ = ["up"]
 Say = Callable[[str], None]
 
 LOOK_S = 0.1
+UNSEEN_S = 2.0
+"""How much longer than its list may lag a manager may not show the job before it is taken for gone."""
 
 
 # --- up ----------------------------------------------------------------------------------------------------------
@@ -90,19 +93,24 @@ async def _arrival(
     entry: Entry, process: subprocess.Popen[bytes] | None, backend: Backend | None, wait_s: float
 ) -> Running:
     """Wait until the head can be reached."""
-    waited_s = 0.0
-    while not wait_s or waited_s < wait_s:
-        running = entry.running()
-        if running is not None and running.failed:
-            raise AdaptiveError(f"cluster {entry.name!r} did not come up: {running.failed}")
-        if running is not None and running.address:
-            return running
-        if process is not None and process.poll() is not None:
-            raise AdaptiveError(f"cluster {entry.name!r} did not come up: {_last_words(entry, process.returncode)}")
-        if backend is not None and round(waited_s / LOOK_S) % 50 == 49:
-            await _check_job(entry, backend)
-        await asyncio.sleep(LOOK_S)
-        waited_s += LOOK_S
+    begun_s = time.monotonic()
+    watch = None if backend is None else asyncio.ensure_future(_job_end(entry, backend))
+    try:
+        while not wait_s or time.monotonic() - begun_s < wait_s:
+            running = entry.running()
+            if running is not None and running.address:
+                return running
+            why = running.failed if running is not None else ""
+            if process is not None and process.poll() is not None:
+                why = why or _last_words(entry, process.returncode)
+            if watch is not None and watch.done():
+                why = why or watch.result()
+            if why:
+                raise AdaptiveError(f"cluster {entry.name!r} did not come up: {why}")
+            await asyncio.sleep(LOOK_S)
+    finally:
+        if watch is not None:
+            watch.cancel()
     raise AdaptiveError(f"cluster {entry.name!r} did not come up within {wait_s:g} s")
 
 
@@ -142,19 +150,21 @@ async def _submit(entry: Entry, setup: Setup, backend: Backend, description: Des
     entry.write(replace(setup, job=job))
 
 
-async def _check_job(entry: Entry, backend: Backend) -> None:
-    """Raise where the manager says that the job ended before the head came up."""
+async def _job_end(entry: Entry, backend: Backend) -> str:
+    """Wait until the manager says that the job has ended, or shows it no more; its reason and last words."""
     setup = entry.setup()
-    if setup is None or entry.running() is not None:
-        return
-    try:
-        jobs = {job.id: job for job in await backend.jobs(setup.key)}
-    except BackendError:
-        return  # could not look is not gone
-    job = jobs.get(JobId(setup.job))
-    if job is not None and job.state is JobState.ENDED:
-        words = (await backend.log(job.id)).strip().splitlines()
-        raise AdaptiveError(
-            f"cluster {entry.name!r} did not come up: its job {job.id} ended, {job.reason or job.exit_code}"
-            + (f"; it printed last: {words[-1]}" if words else "")
-        )
+    key, job_id = (setup.key, JobId(setup.job)) if setup is not None else ("", JobId(""))
+    missing_s, patience_s = 0.0, backend.lag_s + UNSEEN_S
+    while missing_s < patience_s:
+        pause_s = float(getattr(backend, "poll_s", 1.0))
+        await asyncio.sleep(pause_s)
+        try:
+            job = {job.id: job for job in await backend.jobs(key)}.get(job_id)
+        except BackendError:
+            continue  # could not look is not gone
+        if job is not None and job.state is JobState.ENDED:
+            break
+        missing_s = 0.0 if job is not None else missing_s + pause_s
+    reason = f", {job.reason}" if job is not None and job.reason else ""
+    lines = (await backend.log(job_id)).strip().splitlines()
+    return f"its job {job_id} ended{reason}" + (f"; it printed last: {lines[-1]}" if lines else "")
