@@ -14,7 +14,7 @@ import click
 from dask_adaptive.errors import AdaptiveError, ConfigError, nearest
 from dask_adaptive.show.file_commands import COMMANDS as FILE_COMMANDS
 from dask_adaptive.show.head_commands import COMMANDS as HEAD_COMMANDS
-from dask_adaptive.show.script import script
+from dask_adaptive.show.job_commands import COMMANDS as JOB_COMMANDS
 
 __all__ = ["adaptive"]
 
@@ -51,7 +51,7 @@ def adaptive() -> None:
     """Clusters exactly as large as their work."""
 
 
-for _command in (*FILE_COMMANDS, script, *HEAD_COMMANDS):
+for _command in (*FILE_COMMANDS, *JOB_COMMANDS, *HEAD_COMMANDS):
     adaptive.add_command(_command)
 
 

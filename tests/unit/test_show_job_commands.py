@@ -57,7 +57,7 @@ def test_any_key_may_be_set() -> None:
     [
         (["local"], "submits no job scripts"),
         (["slrum"], "slurm"),
-        ([], "which batch system"),
+        ([], "for which backend"),
         (["slurm", "--walltime", "30"], "90min"),
         (["slurm", "--set", "waltime=1h"], "walltime"),
         (["slurm", "--pool", "gpu"], "pool"),
