@@ -179,6 +179,7 @@ async def measure(
     bills: list[Bill] = []
     STARTED.clear()
     thresholds = dict.fromkeys(("target", "spill", "pause", "terminate"), False)
+    dask.config.set({"adaptive.history": False})  # every run is the first one
     phase_s = random.Random(f"{case.shape} {case.delay_s} {case.repeat}").uniform(0.5, 1.5)
     with dask.config.set({f"distributed.worker.memory.{name}": value for name, value in thresholds.items()}):
         cluster = await make_cluster(workload, case.delay_s, bills)

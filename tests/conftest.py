@@ -12,6 +12,8 @@ from collections.abc import Mapping
 
 import pytest
 
+os.environ["DASK_ADAPTIVE__HISTORY"] = "False"  # what tests teach is not for who runs them; before Dask is imported
+
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "sge": ("sge_qmaster", "sge_execd", "qsub", "unshare", "nsenter"),
     "slurm": ("slurmctld", "slurmd", "sbatch", "munged", "setpriv"),

@@ -35,6 +35,7 @@ from dask_adaptive.config import (
 from dask_adaptive.controller import Controller
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL
+from dask_adaptive.history import History
 from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.combine import Budget, standard
@@ -179,6 +180,12 @@ class Adaptive:
         made = standard(policy, self._scaling.wait_s, said=self._said_wait)
         return made if self._budget is None else Budget(made, self._budget)
 
+    def teach(self, history: History) -> None:
+        """Begin with the run times of earlier runs, before the first round."""
+        if isinstance(self._inner, CostAware):
+            self._inner = self._inner.taught({**history.durations, **self._inner.history})
+            self.policy = self._standard(self._inner)
+
     # --- on one of our clusters ---
 
     def _install(self, bounds: Mapping[str, Any], pools: Mapping[str, Mapping[str, Any]]) -> None:
@@ -199,6 +206,7 @@ class Adaptive:
         await self.cluster
         if self.state == "stopped":
             return
+        self.teach(self.cluster.history)
         controller: Controller = self.cluster.controller
         self.cluster.limit(self._limits)
         controller.advisor = self if self.advises else None

@@ -29,12 +29,14 @@ from dask_adaptive.controller import Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
 from dask_adaptive.foreign import POOL, ForeignCluster
+from dask_adaptive.history import History, history_path, keep, recall
 from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal, learned
 from dask_adaptive.model import Limits, Pool, Record, Startup
 from dask_adaptive.options import PoolOptions, backends_of, pool_options, timeouts
 from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
+from dask_adaptive.policy.cost_aware import kinds_in
 from dask_adaptive.policy.found import AsFound
 from dask_adaptive.security import security_of, worker_files
 from dask_adaptive.show.bulletin import Ledger
@@ -137,6 +139,7 @@ class Cluster(DaskCluster):
         self.controller: Controller | None = None
         self._journal: Journal | None = None
         self._startups: Mapping[str, Startup] = {}
+        self.history, self._history_path = History(), history_path()
         self._jobs: Jobs | None = None
         self._waiting_s = 0.0
         self._leaves = False
@@ -181,7 +184,9 @@ class Cluster(DaskCluster):
         if self._silence_logs:
             self._until_closed.enter_context(silence_logging_cmgr(level=self._silence_logs))
         try:
-            self._startups = await asyncio.to_thread(learned, self._journal_path)
+            self.history = await asyncio.to_thread(recall, self._history_path)
+            earlier = await asyncio.to_thread(learned, self._journal_path)
+            self._startups = {**self._startups_of(self.history), **earlier}
             self._journal = Journal(self._journal_path)
             self.engine = engine = await self._connect()
             self.controller = self._controlled(engine, await self._make_actuator(engine))
@@ -190,6 +195,24 @@ class Cluster(DaskCluster):
         except BaseException:
             await self._close()
             raise
+
+    def _kind(self, pool: str) -> str:
+        """What start-ups of a pool are remembered by."""
+        backend = self._backends.get(pool)
+        return f"{getattr(backend, 'name', type(self).__name__)}/{pool}"
+
+    def _startups_of(self, history: History) -> dict[str, Startup]:
+        kinds = {name: self._kind(name) for name in self._options}
+        return {name: history.startups[kind] for name, kind in kinds.items() if kind in history.startups}
+
+    def _taught(self) -> History:
+        """What this run teaches later ones."""
+        controller = self.controller
+        if controller is None or controller.record is None:
+            return History()
+        pools = controller.record.snapshot.pools
+        startups = {self._kind(name): state.startup for name, state in pools.items()}
+        return History(kinds_in(controller.past), startups)
 
     async def _connect(self) -> DaskEngine:
         """Reach the scheduler: the one that a subclass set, the one given, or one of our own."""
@@ -471,7 +494,7 @@ class Cluster(DaskCluster):
         return explanation(record, holders, self._notes())
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
-        status = f'<tr><td colspan="2">{status_html(self.records, self.name)}</td></tr>'
+        status = f'<tr><td colspan="2">{status_html(self.records, self.name, None, self.bulletin())}</td></tr>'
         return str(super()._repr_html_(cluster_status=status + (cluster_status or "")))
 
     def _widget(self) -> Any:
@@ -559,6 +582,7 @@ class Cluster(DaskCluster):
         else:
             for backend in self._backends.values():
                 await backend.aclose()
+        await asyncio.to_thread(keep, self._history_path, self._taught())
         if self.engine is not None:
             await self.engine.aclose()
         if self.scheduler_comm is not None:

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dask.config
@@ -31,7 +32,6 @@ __all__ = [
     "count_of",
     "duration_configured",
     "flag_of",
-    "flag_of",
     "limits_of",
     "plain_keys",
     "positive_of",
@@ -39,6 +39,7 @@ __all__ = [
     "scaling_of",
     "seconds_of",
     "setting",
+    "state_home",
 ]
 
 Amount = int | float | str | None
@@ -49,6 +50,7 @@ _SHIPPED = "5s"
 DEFAULTS: Mapping[str, Any] = {
     "policy": "cost-aware",
     "time-value": 10,
+    "history": True,
     "target-duration": "4s",
     "maximum-jobs": 10,
     "journal": None,
@@ -97,7 +99,7 @@ def _configured() -> Mapping[str, Any]:
     if not isinstance(configured, Mapping):
         raise ConfigError(f"configuration 'adaptive' must be a mapping of keys, not {configured!r}")
     unknown = [key for key in (str(key).replace("_", "-") for key in configured) if key not in DEFAULTS]
-    if unknown:  # asking for backends takes some milliseconds
+    if unknown:
         names = (name.replace("_", "-") for name in backends())
         check_keys("configuration key adaptive", unknown, (*DEFAULTS, "profiles", *names))
     return configured
@@ -151,13 +153,6 @@ def positive_of(key: str, value: object) -> float:
     if not 0 < amount < math.inf:
         raise ConfigError(f"{key} must be a number above 0, not {value!r}")
     return amount
-
-
-def flag_of(key: str, value: object) -> bool:
-    """True or false, and nothing else."""
-    if not isinstance(value, bool):
-        raise ConfigError(f"{key} must be true or false, not {value!r}")
-    return value
 
 
 def flag_of(key: str, value: object) -> bool:
@@ -267,6 +262,13 @@ def duration_configured() -> bool:
         return False
     own = dask.config.get("adaptive.target-duration", None) is not None
     return own or dask.config.get("distributed.adaptive.target-duration", _SHIPPED) != _SHIPPED
+
+
+def state_home() -> Path:
+    """The state directory of the user; a relative ``XDG_STATE_HOME`` is ignored, as its specification says."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(given) if given.startswith(os.sep) else Path.home() / ".local" / "state"
+    return base / "dask-adaptive"
 
 
 def cores_here() -> int:

@@ -105,9 +105,11 @@ class ForeignCluster:
         Knows how this kind of cluster is asked.
     engine:
         The Dask side, in the mode for workers that do not have our names.
+    startup:
+        Start-up latencies learned earlier.
     """
 
-    def __init__(self, side: Side, engine: Engine) -> None:
+    def __init__(self, side: Side, engine: Engine, startup: Startup | None = None) -> None:
         self.limits = Limits()
         self._side, self._engine = side, engine
         self._lives: dict[str, Life] = {}
@@ -115,7 +117,7 @@ class ForeignCluster:
         self._load = Load(0.0)
         self._looked: Members | None = None
         self._settled = False
-        self._starts: deque[float] = deque(maxlen=32)
+        self._starts = deque(() if startup is None else startup.start_s, maxlen=32)
         self._reluctant: dict[str, float] = {}
         self._growing = 0
         self._trouble, self._retry_s, self._failures = "", 0.0, 0

@@ -17,10 +17,12 @@ from distributed.utils import LoopRunner
 from dask_adaptive.controller import Advisor, Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.foreign import ForeignCluster
+from dask_adaptive.foreign import POOL, ForeignCluster
+from dask_adaptive.history import History, history_path, keep, recall
 from dask_adaptive.model import Limits, Load, Record, Shape
 from dask_adaptive.plain import Plain
 from dask_adaptive.policy.contracts import Policy
+from dask_adaptive.policy.cost_aware import kinds_in
 from dask_adaptive.specified import Specified, specified_shape
 
 __all__ = ["Owner", "Takeover", "check_scalable", "foreign_shape"]
@@ -50,6 +52,10 @@ class Owner(Advisor, Protocol):
         """Told of every round."""
         ...
 
+    def teach(self, history: History) -> None:
+        """Told before the first round what earlier runs taught."""
+        ...
+
     def stop(self) -> None:
         """Stop deciding."""
         ...
@@ -76,6 +82,7 @@ class Takeover:
         self.controller: Controller | None = None
         self._owner, self._cluster, self._scheduler = owner, cluster, scheduler
         self._worker_key, self._limits = worker_key, limits
+        self._history_path = history_path()
         self._actuator: ForeignCluster | None = None
         self._engine: DaskEngine | None = None
         self._task: asyncio.Task[None] | None = None
@@ -118,6 +125,8 @@ class Takeover:
     async def _run(self) -> None:
         while getattr(self._cluster, "status", Status.running) in NOT_YET:  # noqa: ASYNC110  it has no event
             await asyncio.sleep(0.02)
+        history = await asyncio.to_thread(recall, self._history_path)
+        self._owner.teach(history)
         address, connection_args = scheduler_of(self._cluster, self._scheduler)
         if getattr(self._cluster, "status", Status.running) in OVER:
             self._owner.stop()
@@ -133,13 +142,25 @@ class Takeover:
             clock=clock,
         )
         side = Specified(self._cluster, engine.expect) if specified else self._plain()
-        self._actuator = ForeignCluster(side, engine)
+        self._actuator = ForeignCluster(side, engine, history.startups.get(self._kind))
         self._actuator.limits = self._limits
         self.controller = Controller(
             engine, self._actuator, self._owner.policy, interval_s=self._owner.interval, on_record=self._on_record
         )
         self.controller.advisor = self._owner if self._owner.advises else None
         await self.controller.run()
+
+    @property
+    def _kind(self) -> str:
+        """What start-ups are remembered by."""
+        return f"{type(self._owner if self._cluster is None else self._cluster).__name__}/{POOL}"
+
+    def _taught(self) -> History:
+        """What this run teaches later ones."""
+        if self.controller is None or self.controller.record is None:
+            return History()
+        startup = self.controller.record.snapshot.pools[POOL].startup
+        return History(kinds_in(self.controller.past), {self._kind: startup})
 
     @property
     def _specified(self) -> bool:
@@ -181,6 +202,7 @@ class Takeover:
         while self._task is not None and not self._task.done():
             self._task.cancel()  # more than once: before Python 3.12 ``wait_for`` may lose it
             await asyncio.wait({self._task}, timeout=0.1)
+        await asyncio.to_thread(keep, self._history_path, self._taught())
         if self._actuator is not None:
             await self._actuator.aclose(0.0)
         if self._engine is not None:

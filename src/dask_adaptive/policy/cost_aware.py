@@ -22,7 +22,7 @@ from dask_adaptive.policy.release import Idle
 from dask_adaptive.policy.remaining import Piece, remaining
 from dask_adaptive.policy.worth import Answer, Terms, answer
 
-__all__ = ["CostAware"]
+__all__ = ["CostAware", "kinds_in"]
 
 _PAUSES = 16
 _RECOVERY_S = 600.0
@@ -84,6 +84,10 @@ class CostAware:
         self.history = dict(history or {})
         self.truth = dict(truth or {})
 
+    def taught(self, history: Mapping[str, float]) -> CostAware:
+        """The same policy with the run times of earlier runs."""
+        return CostAware(self.time_value, self.memory, self.unknown_s, self.startup_s, history, self.truth)
+
     def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """The size at which one more job would cost more than it is worth, and one fewer would save less."""
         kinds = remembered(past.get("kinds", self.history), view.load)
@@ -136,6 +140,18 @@ class CostAware:
             pauses=pauses,
             idle=Idle.read(before.get("idle", ())),
         )
+
+
+def kinds_in(past: Past) -> Mapping[str, float]:
+    """Mean run times in seconds by prefix that such a policy remembers, also inside of combinators."""
+    if "kinds" in past:
+        found: Mapping[str, float] = past["kinds"]
+        return found
+    inner = past.get("inner", ())
+    for each in [inner] if isinstance(inner, Mapping) else inner:
+        if found := kinds_in(each):
+            return found
+    return {}
 
 
 class _Work:
