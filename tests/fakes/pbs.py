@@ -49,6 +49,7 @@ class Pbs(Front):
             jobs = state.add(1, indices(span) if span else [None], **self.described(options, script=str(path)))
             for job in jobs:
                 job.count, job.output = len(jobs), self.output(job, options)
+                job.extra["arguments"] = " ".join(arguments)
         print(f"{number}{'[]' if span else ''}.{self.host}")
         return 0
 
@@ -314,7 +315,7 @@ class Pbs(Front):
             ("Exit_status", self.exit_status(job) if started and ended else 0, started and ended),
             ("array_id", f"{job.number}[].{self.host}", element and started),
             ("array_index", job.index, element and started),
-            ("Submit_arguments", arguments_of(options), inherits and bool(options)),
+            ("Submit_arguments", job.extra["arguments"], inherits and bool(job.extra["arguments"])),
             ("history_timestamp", int(job.ended_s), ended and bool(self.settings.get("history"))),
             ("project", "_pbs_project_default", not element or started),
             ("Submit_Host", self.host, not element or started),
@@ -393,10 +394,6 @@ def indices(span: str) -> list[int]:
 
 def date(at_s: float) -> str:
     return time.strftime("%a %b %d %H:%M:%S %Y", time.localtime(at_s))
-
-
-def arguments_of(options: Mapping[str, str]) -> str:
-    return " ".join(f"-{letter} {value}".strip() for letter, value in options.items())
 
 
 def as_json(value: Any, depth: int) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from tests.fakes.core import ENDED, HELD, PENDING, RUNNING, FakeJob, State, user
-from tests.fakes.pbs import Attributes, Pbs, arguments_of, date, indices
+from tests.fakes.pbs import Attributes, Pbs, date, indices
 
 
 class Torque(Pbs):
@@ -163,7 +163,7 @@ class Torque(Pbs):
             ("comment", comment, started or job.state == PENDING),
             ("etime", int(job.submitted_s), job.state != HELD),
             ("exit_status", self.exit_status(job) if started and ended else 0, started and ended),
-            ("submit_args", arguments_of(options), bool(options)),
+            ("submit_args", job.extra["arguments"], bool(job.extra["arguments"])),
             ("job_array_id", job.index, bool(suffix)),
             ("start_time", int(job.started_s), started),
             ("Walltime", {"Remaining": 86000}, started and not ended),

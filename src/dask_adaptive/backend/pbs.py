@@ -194,6 +194,6 @@ def _failure(answer: Answer, kind: type[Rejected | NoCapacity | Unavailable]) ->
 
 
 def _paragraphs(answer: Answer) -> Mapping[str, Mapping[str, str]]:
-    """The long form: a paragraph for each job; long lines are folded by a line end and a tab."""
+    """The long form: a paragraph for each job, long lines folded; of a name that is there twice the first counts."""
     jobs = [each.split("\n") for each in re.split(r"^Job Id: ", answer.stdout.replace("\n\t", ""), flags=re.M)[1:]]
-    return {job_id: dict(line.strip().split(" = ", 1) for line in lines if " = " in line) for job_id, *lines in jobs}
+    return {key: dict(line.strip().split(" = ", 1) for line in lines[::-1] if " = " in line) for key, *lines in jobs}
