@@ -47,6 +47,8 @@ LOG_BYTES = 100_000
 TRIES = 3
 """How often a batch that is over a limit is tried again, with a quarter of its jobs each time."""
 
+_BEFORE = (JobState.QUEUED, JobState.RUNNING)
+
 T = TypeVar("T")
 
 
@@ -69,6 +71,11 @@ class Seen:
     def shown(self) -> bool:
         """Whether it belongs into our list: what is missing, or was only submitted so far, does not."""
         return bool(self.ended_s) or (self.listed and not self.missing_s)
+
+    @property
+    def reads(self) -> bool:
+        """Whether it was submitted here and may yet read its private files."""
+        return bool(self.submitted_s) and not (self.missing_s or self.told_s) and self.job.state in _BEFORE
 
     def end(self, reason: str, exit_code: int | None, now_s: float) -> None:
         """It has ended, so much is known."""
@@ -239,12 +246,15 @@ class BatchSystem:
         return ""
 
     async def aclose(self) -> None:
-        """Remove the private files. Jobs whose submit had no answer are looked for once more, and ended."""
+        """Remove the private files, unless jobs that go on need them.
+
+        Jobs whose submit had no answer are looked for once more, and ended.
+        """
         self._closed = True
         if self._unsure:
             with suppress(BackendError):
                 await self._end_unsure()
-        if self._private:
+        if self._private and not any(seen.reads for seen in self._seen.values()):
             private, self._private = self._private, ""
             with suppress(BackendError):
                 await self.runner.remove(private)
