@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,8 @@ from distributed.utils import get_ip, get_ip_interface
 
 from dask_adaptive.backend.hosts import Host, hosts_of
 from dask_adaptive.cluster import Cluster
-from dask_adaptive.config import count_of
+from dask_adaptive.config import backend_settings, count_of
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.options import backend_keys, made_backend
 
 __all__ = ["SSHCluster"]
 
@@ -24,7 +24,8 @@ class SSHCluster(Cluster):
     ----------
     hosts:
         A list of ``user@host:port*slots`` (all but the host may be left out), or the path of a file with one per line.
-        A slot takes one job; without ``*slots`` a host has as many as its cores allow.
+        A slot takes one job; without ``*slots`` a host has as many as its cores allow. Default: ``adaptive.ssh.hosts``
+        of Dask's configuration.
     n_workers:
         Start with this many workers. Default 0: call ``adapt`` or ``scale``.
     host:
@@ -62,7 +63,7 @@ class SSHCluster(Cluster):
 
     def __init__(
         self,
-        hosts: str | Sequence[str | Host | Mapping[str, Any]],
+        hosts: str | Sequence[str | Host | Mapping[str, Any]] | None = None,
         n_workers: int | None = None,
         *,
         host: str | None = None,
@@ -73,13 +74,11 @@ class SSHCluster(Cluster):
         security: Security | Mapping[str, Any] | bool | None = None,
         **options: Any,
     ) -> None:
-        found = hosts_of(hosts)
+        found = hosts_of(backend_settings("ssh").get("hosts") if hosts is None else hosts)
         if not found:
             raise ConfigError("hosts must name at least one host: SSHCluster(['user@host*slots', ...])")
         if host is not None and interface is not None:
             raise ConfigError("give host= or interface=, not both")
-        given = {key: options.pop(key) for key in _backend_options() if key in options}
-        backend = made_backend("ssh", {"hosts": found, **given})
         where = {
             "host": host or _address(interface, found[0]),
             "port": count_of("scheduler_port", scheduler_port),
@@ -87,23 +86,21 @@ class SSHCluster(Cluster):
             "dashboard": dashboard_address is not None,
             "dashboard_address": dashboard_address or "127.0.0.1:0",
         }
-        self._ssh = backend
+        self.default_maximum_jobs = self._slots
         super().__init__(
-            backend,
+            "ssh",
             n_workers=n_workers,
             security=_security(security),
             scheduler_options={**where, **options.pop("scheduler_options", {})},
+            hosts=found,
             **options,
         )
-        self.default_maximum_jobs = self._slots
 
     def _slots(self) -> int:
-        """Where no maximum is given: as many jobs as the hosts have slots."""
-        return max(1, *(int(self._ssh.slots(options.shape())) for options in self._options.values()))
-
-
-def _backend_options() -> list[str]:
-    return [key for key in backend_keys("ssh") if key not in ("hosts", "environment")]
+        """Where no maximum is given: as many jobs of a pool as the hosts have slots."""
+        shapes = {name: options.shape() for name, options in self._options.items()}
+        slots = [each.slots(shapes[name]) for name, each in self._backends.items() if each.name == "ssh"]  # type: ignore[attr-defined]
+        return int(max([1, *slots]))
 
 
 def _security(given: Security | Mapping[str, Any] | bool | None) -> Security | Mapping[str, Any] | bool:
@@ -117,8 +114,16 @@ def _security(given: Security | Mapping[str, Any] | bool | None) -> Security | M
 def _address(interface: str | None, first: Host) -> str:
     """Our address on an interface, or on the way to a host."""
     try:
-        return str(get_ip_interface(interface) if interface is not None else get_ip(first.address))
+        return str(get_ip_interface(interface)) if interface is not None else _toward(first.address)
     except ValueError as error:
         raise ConfigError(f"interface={interface!r}: {error}") from error
+
+
+def _toward(address: str) -> str:
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(address, 22, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(where)  # sends nothing: only the route is chosen
+            return str(probe.getsockname()[0])
     except OSError:  # a name that only ~/.ssh/config knows
         return str(get_ip())
