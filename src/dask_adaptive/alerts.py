@@ -8,6 +8,7 @@ Kinds of events:
     scheduler-lost    the Dask scheduler does not answer
     scheduler-back    it answers again
     head-lost         the head of a named cluster is gone, or does not answer
+    head-back         it answers again
 
 Nothing here holds a cluster up: each hook has a thread of its own, and what a hook does wrong is said once.
 """
@@ -39,11 +40,12 @@ __all__ = ["KINDS", "Alerts", "Command", "Event", "Hook", "Troubles", "hooks_of"
 
 logger = logging.getLogger(__name__)
 
-KINDS = ("pool-broken", "pool-mended", "budget-reached", "scheduler-lost", "scheduler-back", "head-lost")
+KINDS = ("pool-broken", "pool-mended", "budget-reached", "scheduler-lost", "scheduler-back", "head-lost", "head-back")
 
 OVER: Mapping[str, tuple[str, str]] = {
     "pool-broken": ("pool-mended", "pool {pool} serves again"),
     "scheduler-lost": ("scheduler-back", "the scheduler answers again"),
+    "head-lost": ("head-back", "the head answers again"),
 }
 """For a trouble whose end is told as well: the kind of that event, and its sentence."""
 

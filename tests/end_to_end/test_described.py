@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 
 from distributed import Client, Scheduler
 
+from dask_adaptive import connect
 from dask_adaptive.alerts import Event
 from dask_adaptive.backend.local import Local
 from dask_adaptive.description import flagged, read
@@ -17,6 +20,7 @@ from dask_adaptive.errors import Throttled
 from dask_adaptive.model import Batch, JobId
 
 from .gates import until
+from .test_heads import command, mark, soon, up  # noqa: F401  ``mark`` is a fixture
 from .worlds import alive, own, rounds, workers
 
 MIXED = """\
@@ -120,3 +124,21 @@ async def test_a_lost_scheduler_is_told_of() -> None:
             await until(lambda: told)
             assert ("scheduler-lost", cluster.name) == (told[0].kind, told[0].cluster)
             assert "the scheduler cannot be asked" in told[0].sentence
+
+
+def test_a_lost_head_is_told_of_to_who_joined_it_and_when_it_is_reaped(mark: str, tmp_path: Path) -> None:  # noqa: F811
+    """Whoever joined it hears when it stops to answer; the hooks of its file hear when it is cleaned up."""
+    told: list[Event] = []
+    file, site = tmp_path / "told.json", tmp_path / "site.yaml"
+    script = f"import sys; open({str(file)!r}, 'a').write(sys.stdin.read())"
+    site.write_text(f"on-event: {json.dumps([sys.executable, '-c', script])}\n", encoding="utf-8")
+    pid = up("doomed", "--config", str(site))
+    with connect("doomed", on_event=told.append):
+        os.kill(pid, signal.SIGKILL)
+        soon(lambda: told)
+    assert [("head-lost", "doomed")] == [(event.kind, event.cluster) for event in told]
+    assert not file.exists()
+    done = command("reap", "doomed")
+    assert 0 == done.exit_code, done.output
+    event = Event(**json.loads(file.read_text(encoding="utf-8")))
+    assert ("head-lost", "doomed") == (event.kind, event.cluster)

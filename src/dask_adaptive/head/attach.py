@@ -15,9 +15,13 @@ from distributed.security import Security
 from distributed.utils import Log, Logs
 
 from dask_adaptive.account import JobRow, JobTable, TellingStatus
+from dask_adaptive.alerts import Alerts, Troubles, hooks_of, news
+from dask_adaptive.config import setting
+from dask_adaptive.controller import clock
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
 from dask_adaptive.head.control import ask, fingerprint
-from dask_adaptive.head.state import Standing, entry_of
+from dask_adaptive.head.forward import forward, is_far
+from dask_adaptive.head.state import Standing, entry_of, security_from
 from dask_adaptive.journal import records_of
 from dask_adaptive.model import Phase, Record
 from dask_adaptive.show.widget import make_widget, status_html
@@ -26,6 +30,8 @@ __all__ = ["HeadCluster", "Reach", "connect", "job_table_of", "reach"]
 
 FOLLOW_S = 1.0
 KEEP_ROUNDS = 1000
+LOST_AFTER = 3
+"""After how many questions without an answer a head counts as lost."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,14 @@ class Reach:
     let_go: Callable[[], None] = lambda: None
 
 
-def reach(name: str) -> Reach:
-    """How to reach the head of this name. Raises ``ConfigError``, or ``EngineError`` for one that is not up."""
+def reach(name: str, ssh: Sequence[str] = ("ssh",)) -> Reach:
+    """How to reach the head of this name, here or as ``user@host:NAME`` elsewhere.
+
+    Raises ``ConfigError`` for a name that is not known, ``EngineError`` for a head that is not up or not reached.
+    """
+    if is_far(name):
+        far, credentials, way = forward(name, ssh)
+        return Reach(name, far.address, security_from(*credentials), far.dashboard, forwarded=True, let_go=way.close)
     entry = entry_of(name)
     running, standing = entry.running(), entry.standing()
     if standing is Standing.LOST:
@@ -62,8 +74,9 @@ class HeadCluster(DaskCluster):
 
     _supports_scaling = True
 
-    def __init__(self, where: Reach, *, asynchronous: bool = False, loop: Any = None) -> None:
+    def __init__(self, where: Reach, *, on_event: Any = None, asynchronous: bool = False, loop: Any = None) -> None:
         self._where = where
+        self._alerts = Alerts(hooks_of(setting("on-event") if on_event is None else on_event))
         self.security = where.security
         self.answers = True
         self._rounds: list[Record] = []
@@ -101,13 +114,20 @@ class HeadCluster(DaskCluster):
 
     async def _follow(self) -> None:
         """Keep up with the head, until we let go; one that does not answer is asked again."""
+        missed = 0
+        before: Troubles = {}
         while True:
             await asyncio.sleep(FOLLOW_S)
+            troubles: Troubles = {}
             try:
                 await self._follow_once()
-                self.answers = True
-            except AdaptiveError:
-                self.answers = False
+                self.answers, missed = True, 0
+            except AdaptiveError as error:
+                self.answers, missed = False, missed + 1
+                if missed >= LOST_AFTER:
+                    troubles = {("head-lost", ""): str(error)}
+            self._alerts.tell(news(before, troubles, self.name, clock()))
+            before = troubles
 
     async def _follow_once(self) -> None:
         after = self._rounds[-1].number if self._rounds else 0
@@ -214,6 +234,7 @@ class HeadCluster(DaskCluster):
             with suppress(asyncio.CancelledError):
                 await self._following
         await super()._close()
+        await asyncio.to_thread(self._alerts.close)
         await asyncio.to_thread(self._where.let_go)
 
 
@@ -224,15 +245,17 @@ def job_table_of(about: Mapping[str, Any]) -> JobTable:
     return JobTable(tuple(JobRow(**row) for row in rows))
 
 
-def connect(name: str, *, asynchronous: bool = False, loop: Any = None) -> HeadCluster:
+def connect(name: str, *, asynchronous: bool = False, loop: Any = None, ssh: Sequence[str] = ("ssh",)) -> HeadCluster:
     """Join a named cluster that ``dask adaptive up`` started.
 
     Parameters
     ----------
     name:
-        Its name, of this machine or of a file system that it shares.
+        Its name, of this machine or of a file system that it shares; ``user@host:NAME`` for one that is reached by SSH.
     asynchronous, loop:
         As in ``distributed``.
+    ssh:
+        The program that reaches another machine, with its first arguments.
 
     Returns
     -------
@@ -247,4 +270,4 @@ def connect(name: str, *, asynchronous: bool = False, loop: Any = None) -> HeadC
     EngineError
         For a cluster that is not up, or whose head does not answer.
     """
-    return HeadCluster(reach(name), asynchronous=asynchronous, loop=loop)
+    return HeadCluster(reach(name, ssh), asynchronous=asynchronous, loop=loop)

@@ -9,7 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from dask_adaptive.alerts import Alerts, Event, hooks_of
 from dask_adaptive.backend.contracts import Backend
+from dask_adaptive.config import setting
+from dask_adaptive.controller import clock
 from dask_adaptive.description import Description
 from dask_adaptive.errors import AdaptiveError, BackendError, ConfigError, EngineError
 from dask_adaptive.head.control import ask
@@ -81,7 +84,7 @@ async def down(entry: Entry, *, say: Callable[[str], None], timeout_s: float = E
             notes.append(f"its process {running.process.pid} had to be told by a signal")
             await terminate(running)
     if entry.folder.exists():
-        notes += await reap(entry)
+        notes += await reap(entry, tells=False)
     return notes
 
 
@@ -205,8 +208,10 @@ def nothing_can_be_left(entry: Entry) -> bool:
     return False
 
 
-async def reap(entry: Entry) -> Sequence[str]:
+async def reap(entry: Entry, *, tells: bool = True) -> Sequence[str]:
     """Cancel what a lost head left with its resource managers, wait until they show nothing, and forget the head.
+
+    The hooks of its cluster are told, unless ``tells`` is False.
 
     Returns
     -------
@@ -224,7 +229,18 @@ async def reap(entry: Entry) -> Sequence[str]:
     keys = [key for key in (setup.key if setup else "", running.key if running else "") if key]
     notes = await clean(described_in(setup), keys) if setup is not None else []
     entry.remove()
+    if setup is not None and tells:
+        await asyncio.to_thread(_tell_of, entry.name, described_in(setup), notes)
     return notes
+
+
+def _tell_of(name: str, description: Description, notes: Sequence[str]) -> None:
+    """Tell the hooks of a cluster that it lost its head."""
+    sentence = "; ".join(["its head was lost, and nothing of it is left", *notes])
+    with suppress(ConfigError):  # a hook that is not on this machine
+        alerts = Alerts(hooks_of(setting("on-event") if description.on_event is None else description.on_event))
+        alerts.tell([Event("head-lost", name, "", sentence, clock())])
+        alerts.close()
 
 
 async def clean(description: Description, keys: Sequence[str]) -> list[str]:
