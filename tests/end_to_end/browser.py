@@ -101,8 +101,13 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
         tabs = json.loads(await asyncio.to_thread(lambda: urlopen(f"http://127.0.0.1:{port}/json/list").read()))
         target = next(tab for tab in tabs if tab["type"] == "page")
         connection = await websocket_connect(target["webSocketDebuggerUrl"], max_message_size=2**27)
-        yield Browser(connection)
-        connection.close()
+        try:
+            yield Browser(connection)
+        finally:
+            connection.close()
+            with suppress(asyncio.TimeoutError):
+                while await asyncio.wait_for(connection.read_message(), 10) is not None:
+                    pass  # until the browser has closed it too
     finally:
         process.terminate()
         try:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
+import dask.config
 import pytest
 from distributed import Client, Scheduler
 from tests.unit.records import burst
@@ -33,6 +34,21 @@ from distributed.cli.dask_scheduler import main
 main()
 """
 """A ``dask scheduler`` on whose machine this package is not installed."""
+
+
+LINKS = """
+(() => {
+  const found = [];
+  const walk = node => {
+    if (node.nodeName === "A" && node.href.includes("info/logs/")) found.push(node.href);
+    if (node.shadowRoot) walk(node.shadowRoot);
+    node.childNodes.forEach(walk);
+  };
+  walk(document.body);
+  return found;
+})()
+"""
+"""Every link to a log on the page."""
 
 
 async def read(url):
@@ -119,6 +135,7 @@ async def test_a_running_cluster_is_seen_on_the_dashboard_of_a_remote_scheduler(
             job = next(iter(cluster.controller.record.snapshot.lives))
             assert job in seen
             assert "1 to 2" in seen
+            assert [] == await tab.evaluate(LINKS)  # logs are for those whom the owner lets see them
             assert 2 == await tab.evaluate("Bokeh.documents[0].roots()[0].children.filter(c => c.x_range).length")
             assert "Adaptive" in await read(f"{url}status")
             await tab.open(f"{url}{json.loads(await read(f'{url}individual-plots.json'))['Individual Adaptive'][1:]}")
@@ -145,6 +162,18 @@ async def test_whatever_is_said_is_shown_as_text(tmp_path):
             seen = await tab.until("Considered and not done")
             assert seen.count(HOSTILE) >= 12
             assert "Dask: Adaptive" == await tab.evaluate("document.title")
+
+
+@pytest.mark.system("chromium")
+async def test_logs_are_reached_where_the_owner_says_so(tmp_path):
+    with dask.config.set({"adaptive.page-logs": True}):
+        cluster = Cluster(n_workers=1, asynchronous=True, scheduler_options={"dashboard_address": "127.0.0.1:0"})
+    async with cluster, browser(tmp_path) as tab:
+        await tab.open(cluster.dashboard_link.removesuffix("status") + "adaptive")
+        await tab.until("1 ready", " log ")
+        (link,) = await tab.evaluate(LINKS)
+        await tab.open(link)
+        await tab.until("distributed.worker - INFO - Registered to")
 
 
 @pytest.mark.system("chromium")
@@ -256,8 +285,6 @@ async def test_somebody_elses_cluster_tells_too():
 
 
 async def test_a_cluster_can_keep_it_all_to_itself():
-    import dask.config
-
     with dask.config.set({"adaptive.page": False}):
         cluster = Cluster(name="shy", asynchronous=True, scheduler_options={"dashboard_address": "127.0.0.1:0"})
     async with cluster:

@@ -147,6 +147,12 @@ def test_what_was_rotated_belongs_to_the_run(tmp_path):
     assert alone == len(read_run(path))
 
 
+def test_a_journal_that_has_only_begun_is_one_sentence(tmp_path):
+    (tmp_path / "run.jsonl").write_bytes(b'{"number":1,"at_s"')
+    with pytest.raises(ConfigError, match="holds no round yet"):
+        read_run(tmp_path / "run.jsonl")
+
+
 def test_the_time_between_two_runs_in_one_journal_costs_nothing(tmp_path):
     path = written(tmp_path / "run.jsonl", burst()[:5])  # two workers from 2 s on; its writer was killed at 5 s
     written(path, [replace(each, at_s=each.at_s + 10_000) for each in burst()])

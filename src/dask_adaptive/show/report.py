@@ -42,14 +42,18 @@ _TITLE = "Cluster and work"
 def read_run(path: str | Path) -> list[Record]:
     """Every round that a journal kept, those of the file that it was rotated to first.
 
-    The journal may still be written, and its end may be torn. Raises ``ConfigError`` where there is none.
+    The journal may still be written, and its end may be torn. Raises ``ConfigError`` where there is none, or nothing in
+    it.
     """
     path = Path(path)
     older = path.with_name(path.name + ".1")
     parts = [part for part in (older, path) if part.is_file()]
     if not parts:
         raise ConfigError(f"there is no journal {str(path)!r}")
-    return [record for part in parts for record in read(part)]
+    records = [record for part in parts for record in read(part)]
+    if not records:
+        raise ConfigError(f"there is nothing to tell: the journal {str(path)!r} holds no round yet")
+    return records
 
 
 def report_one(journal: Path, output: Path | None = None, *, as_json: bool = False) -> list[str]:
