@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -16,13 +19,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psutil
 import pytest
 from click.testing import CliRunner, Result
 from distributed import Client, Scheduler
 from tests.fakes.core import Fake
+from tests.sshd import running_hosts
 
 from dask_adaptive import Cluster, ConfigError, EngineError, connect
 from dask_adaptive.backend.local import Local
@@ -119,7 +123,7 @@ def test_it_outlives_the_shell_that_started_it_and_down_leaves_nothing(mark: str
     assert (0, "cluster lasting ended") == (done.exit_code, done.stdout.strip())
     assert [] == table(mark)
     assert [] == entries()
-    assert [] == list(Path(os.environ["XDG_STATE_HOME"], "dask-adaptive").iterdir())
+    assert [] == list(Path(os.environ["XDG_STATE_HOME"], "dask-adaptive", "heads").iterdir())
 
 
 def test_ctrl_c_while_it_comes_up_leaves_nothing(mark: str) -> None:
@@ -559,3 +563,74 @@ async def test_what_would_end_anyway_cannot_be_left() -> None:
     async with Cluster("local", asynchronous=True, scheduler_options={"dashboard": False}) as cluster:
         with pytest.raises(ConfigError, match="`dask adaptive up` starts a cluster that lives on"):
             cluster.detach()
+
+
+# --- from a laptop -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.system("ssh")
+def test_from_a_laptop_through_a_forward(shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running_hosts(tmp_path / "hosts", 1, XDG_STATE_HOME=os.environ["XDG_STATE_HOME"]) as hosts:
+        program = tmp_path / "ssh"
+        options = (
+            "-F none",
+            f"-i {hosts.key}",
+            f"-p {hosts.sshds[0].port}",
+            f"-o UserKnownHostsFile={hosts.known_hosts}",
+        )
+        program.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} {" ".join(options)} -o BatchMode=yes "$@"\n')
+        program.chmod(0o755)
+        user = getpass.getuser()
+        there = f"{user}@127.0.0.1"
+        with connect(f"{there}:{shared}", ssh=[str(program)]) as cluster, Client(cluster) as client:
+            assert cluster.scheduler_address != entry_of(shared).running().address
+            assert 3 == client.submit(sum, [1, 2]).result()
+            assert "Limits: 1 to 3 jobs" in cluster.explain()
+            page, port = cluster.dashboard_link, urlsplit(cluster.scheduler_address).port
+            assert page != entry_of(shared).running().dashboard
+            assert "Dask" in str(fetched(page))
+            assert "\n" in cluster.security.tls_client_key  # in memory only
+        assert fetched(page) is None
+        with pytest.raises(OSError), socket.create_connection(("127.0.0.1", port)):
+            pass
+        with pytest.raises(ConfigError, match=f"no cluster 'shard' on {there}; did you mean 'shared'"):
+            connect(f"{there}:shard", ssh=[str(program)])
+        monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+        assert "pool default" in command("status", f"{there}:{shared}").stdout
+        hosts.sshds[0].stop()
+        done = command("status", f"{there}:{shared}")
+        assert (1, True) == (done.exit_code, "cannot be looked up" in done.stderr)
+
+
+@pytest.mark.system("ssh")
+def test_a_forward_ends_with_whoever_opened_it(shared: str, tmp_path: Path) -> None:
+    """However it ends: SSH reads from it, and ends with it."""
+    with running_hosts(tmp_path / "hosts", 1, XDG_STATE_HOME=os.environ["XDG_STATE_HOME"]) as hosts:
+        options = ["-F", "none", "-i", str(hosts.key), "-p", str(hosts.sshds[0].port)]
+        ssh = ["ssh", *options, "-o", f"UserKnownHostsFile={hosts.known_hosts}", "-o", "BatchMode=yes"]
+        program = f"""
+            import time
+            from dask_adaptive.head.forward import Forward
+            way = Forward("{getpass.getuser()}@127.0.0.1", ["127.0.0.1:{hosts.sshds[0].port}"], {ssh!r})
+            print(way.ports[0], flush=True)
+            time.sleep(600)
+        """
+        opened = subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True)
+        assert opened.stdout is not None
+        port = int(opened.stdout.readline())
+        socket.create_connection(("127.0.0.1", port)).close()
+        opened.kill()
+        opened.communicate()
+
+        def closed() -> bool:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                return False
+            return True
+
+        soon(closed)
+
+
+@pytest.mark.parametrize("word", ["host:", ":work", "-oProxyCommand=x:work", "host:../work", "host:a b"])
+def test_names_elsewhere_that_cannot_be(word: str) -> None:
+    with pytest.raises(ConfigError, match="user@host:NAME"):
+        connect(word)

@@ -1,6 +1,6 @@
 """The registry of named heads: one private folder for each in the user's state directory.
 
-    $XDG_STATE_HOME/dask-adaptive/       0700; ~/.local/state where the variable is not set
+    $XDG_STATE_HOME/dask-adaptive/heads/ 0700; ~/.local/state where the variable is not set
         NAME/                            0700; made by ``up``, removed by the head when it ends
             setup.json                   what was asked for, and by which process
             running.json                 what runs: process, address, pages
@@ -239,7 +239,7 @@ def home() -> Path:
     """The state directory; a relative ``XDG_STATE_HOME`` is ignored, as its specification says."""
     given = os.environ.get("XDG_STATE_HOME", "")
     base = Path(given) if given.startswith(os.sep) else Path.home() / ".local" / "state"
-    return base / "dask-adaptive"
+    return base / "dask-adaptive" / "heads"
 
 
 def claim(name: str, *, is_lost: Callable[[Entry], bool] = lambda _: False) -> Entry:

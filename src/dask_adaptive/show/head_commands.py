@@ -292,11 +292,15 @@ def adapt(name: str, **options: Any) -> None:
 def down(names: Sequence[str], everything: bool, as_json: bool) -> None:
     """End clusters: their jobs, their schedulers, their heads. Returns when nothing is left."""
     from dask_adaptive.head import end
+    from dask_adaptive.head.forward import is_far
     from dask_adaptive.head.state import entries, entry_of
 
     if bool(names) == everything:
         raise ConfigError("which cluster? Give a NAME, or --all")
-    found = entries() if everything else [entry_of(name) for name in names]
+    for name in filter(is_far, names):
+        _ask(name, "end", why="`dask adaptive down`")
+        _note(f"cluster {name} is ending its jobs")
+    found = entries() if everything else [entry_of(name) for name in names if not is_far(name)]
     _each([entry.name for entry in found], lambda at: end.down(found[at], say=_note), "ended", as_json)
 
 
