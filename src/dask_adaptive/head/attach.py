@@ -80,6 +80,7 @@ class HeadCluster(DaskCluster):
         self.security = where.security
         self.answers = True
         self._rounds: list[Record] = []
+        self._bulletin: dict[str, Any] = {}
         self._following: asyncio.Task[None] | None = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=True, name=where.name)
         if not asynchronous:
@@ -136,6 +137,7 @@ class HeadCluster(DaskCluster):
         if news["workers"] is not None:
             self.scheduler_info["workers"] = dict(news["workers"])
         self._rounds = [*self._rounds, *records_of(news["rounds"])][-KEEP_ROUNDS:]
+        self._bulletin = dict(news.get("bulletin", {}))  # a head that is older than we are has none
 
     # --- what it tells ---
 
@@ -153,6 +155,10 @@ class HeadCluster(DaskCluster):
     def records(self) -> Sequence[Record]:
         """The latest rounds, oldest first, as far as they are known here."""
         return tuple(self._rounds)
+
+    def bulletin(self) -> dict[str, Any]:
+        """What the page of the dashboard shows, and the widget; see ``Cluster.bulletin``."""
+        return dict(self._bulletin)
 
     @property
     def status(self) -> Any:
@@ -187,7 +193,7 @@ class HeadCluster(DaskCluster):
         return logs
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
-        status = f'<tr><td colspan="2">{status_html(self.records, self.name)}</td></tr>'
+        status = f'<tr><td colspan="2">{status_html(self.records, self.name, None, self.bulletin())}</td></tr>'
         return str(super()._repr_html_(cluster_status=status + (cluster_status or "")))
 
     def _widget(self) -> Any:

@@ -112,7 +112,8 @@ class Control:
         services = {name: int(port) for name, port in info.get("services", {}).items()}
         identity = {"id": info.get("id", ""), "address": info.get("address", ""), "services": services}
         rounds = [record for record in self.cluster.records if record.number > after]
-        return {"identity": identity, "workers": None if same else known, "rounds": lines_of(rounds[-100:])}
+        news = {"identity": identity, "workers": None if same else known, "rounds": lines_of(rounds[-100:])}
+        return {**news, "bulletin": self.cluster.bulletin()}
 
     async def log(self, job: str) -> str:
         """The end of what a job printed, also after its death."""
