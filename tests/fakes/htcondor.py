@@ -129,6 +129,7 @@ class HTCondor(Front):
             ("ExitCode", job.exit, over and not removed and not signalled),
             ("ExitSignal", -(job.exit or 0), signalled),
             ("HoldReason", self.reason(job), self.held(job)),
+            ("HoldReasonCode", 15 if job.state == HELD else 47, self.held(job)),
             ("JobBatchName", job.name, bool(job.name)),
             ("JobStatus", 5 if self.held(job) else status, True),
             ("LastHoldReason", self.reason(job), over and job.overran),

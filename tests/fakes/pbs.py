@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ class Pbs(Front):
             chosen = chosen[:1] if len(ids) > 1 and "-t" not in options else chosen  # as recorded: only the first
             self.print_json(chosen)
         elif "-f" in options:
-            sys.stdout.write("".join(text(*row) + "\n\n" for row in chosen))
+            sys.stdout.write("".join(text(*row) + "\n" for row in chosen))
         elif chosen:
             self.print_table(chosen)
         return code
@@ -241,6 +242,8 @@ class Pbs(Front):
                 yield self.id(mine[0]), self.attributes(mine[0])
                 continue
             over = all(job.state == ENDED for job in mine)
+            began = min((job.started_s for job in mine if job.started_s), default=0.0)
+            mine = [replace(job, extra={**job.extra, "began": began}) for job in mine]
             yield f"{number}[].{self.host}", self.parent(mine)
             if elements:
                 for job in mine:
@@ -259,11 +262,15 @@ class Pbs(Front):
 
     def comment(self, job: FakeJob) -> str:
         where = f"({self.host}:{job.extra['wanted'].get('select', '1:ncpus=1').partition(':')[2]})"
+        capacity = self.settings["capacity"]
+        if began := job.extra.get("began", 0.0) if not job.started_s else 0.0:
+            return f"Job Array Began at {moment(began)}"
         if not job.started_s:
-            never = job.slots > self.settings["capacity"]
-            total = f"(R: {job.slots} A: {self.settings['capacity']} T: {self.settings['capacity']})"
-            return f"Can Never Run: Insufficient amount of resource: ncpus {total}" if never else ""
-        said = f"Job run at {time.strftime('%a %b %d at %H:%M', time.localtime(job.started_s))} on {where}"
+            total = f"(R: {job.slots} A: {capacity} T: {capacity})"
+            never = f"Can Never Run: Insufficient amount of resource: ncpus {total}"
+            waits = "Not Running: Not enough free nodes available"
+            return "" if job.state == HELD else never if 0 < capacity < job.slots else waits
+        said = f"Job run at {moment(job.started_s)} on {where}"
         if job.cancelled:
             return f"{said} and terminated by {user()}@{self.host}"
         if job.overran:
@@ -302,7 +309,7 @@ class Pbs(Front):
             ("qtime", date(job.submitted_s), True),
             ("Rerunable", "True", True),
             ("Resource_List", self.resource_list(job, wanted), True),
-            ("stime", date(job.started_s), started),
+            ("stime", date(job.started_s or job.extra.get("began", 0.0)), started or job.extra.get("began", 0.0) > 0),
             ("obittime", date(job.ended_s), started and ended),
             ("session_id", job.pid, started and not ended),
             ("jobdir", str(self.directory), started),
@@ -364,7 +371,9 @@ class Pbs(Front):
         span = first.extra["options"][self.array].partition("%")[0]
         array = {"array": "True", "array_state_count": states, "array_indices_submitted": span}
         tail = {name: row.pop(name) for name in ("project", "Submit_Host")}
-        return {**row, **array, "array_indices_remaining": "-", **tail}
+        waiting = [job.index for job in jobs if job.state == PENDING]
+        remaining = f"{waiting[0]}-{waiting[-1]}" if len(waiting) > 1 else str(waiting[0]) if waiting else "-"
+        return {**row, **array, "array_indices_remaining": remaining, **tail}
 
     def print_json(self, rows: Sequence[tuple[str, Attributes]]) -> None:
         print(f'{{\n\t"timestamp":\t{int(time.time())},\n\t"pbs_version":\t"23.06.06",', end="")
@@ -390,6 +399,10 @@ def indices(span: str) -> list[int]:
         low, _, high = part.partition("-")
         found += range(int(low), int(high or low) + 1)
     return found
+
+
+def moment(at_s: float) -> str:
+    return time.strftime("%a %b %d at %H:%M", time.localtime(at_s))
 
 
 def date(at_s: float) -> str:
@@ -423,9 +436,9 @@ def fold(name: str, value: str) -> str:
     made = line = f"    {name} = "
     for part in re.findall(r"[^,]*,|[^,]+", value):
         if len(line) + len(part) > 78 and "," in value and not line.endswith("= "):
-            made, line = f"{made}\n\t", "\t"
+            made, line = f"{made}\n\t", " " * 8
         for letter in part:
             made, line = made + letter, line + letter
             if len(line) > 77:
-                made, line = f"{made}\n\t", "\t"
+                made, line = f"{made}\n\t", " " * 8
     return made

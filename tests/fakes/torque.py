@@ -134,7 +134,10 @@ class Torque(Pbs):
         waits = "Not Running: Not enough of the right type of nodes are available"
         at = date(job.started_s)
         comment = f"Job started on {at[:10]} at {at[11:16]}" if started else waits
-        error = options.get("e") or f"{job.extra['cwd']}/{job.name}.e{job.number}{suffix}"
+        error = options.get("e", job.extra["cwd"] + "/")
+        error += f"{job.name}.e{job.number}{suffix}" if error.endswith("/") else suffix
+        known = {"nodes": "1", "walltime": "24:00:00", "nodect": 1}
+        resources = {**{name: known[name] for name in (("nodes", "nodect", "walltime") if wanted else known)}, **wanted}
         made: list[tuple[str, Any, bool]] = [
             ("Job_Name", self.listed_name(job), True),
             ("Job_Owner", f"{user()}@{self.host}", True),
@@ -154,7 +157,7 @@ class Torque(Pbs):
             ("Priority", 0, True),
             ("qtime", int(job.submitted_s), True),
             ("Rerunable", "True", True),
-            ("Resource_List", {"nodes": "1", "nodect": 1, "walltime": "24:00:00", **wanted}, True),
+            ("Resource_List", resources, True),
             ("session_id", job.pid, started),
             ("Variable_List", ",".join(f"{k}={v}" for k, v in self.variables(job).items()), True),
             ("euser", user(), True),
