@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import dask.config
 from distributed import Scheduler
 
 from dask_adaptive.adaptive import adaptive_limits
@@ -31,6 +32,7 @@ from dask_adaptive.config import (
     count_of,
     duration_configured,
     plain_keys,
+    positive_of,
     scaling_of,
     seconds_of,
     setting,
@@ -41,6 +43,7 @@ from dask_adaptive.model import Limits
 from dask_adaptive.options import PoolOptions, backends_of, pool_options
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.contracts import Policy
+from dask_adaptive.policy.cost_aware import CostAware
 from dask_adaptive.registry import load_policy
 from dask_adaptive.said import Wrong, attempt, pool_said, pools_said, unknown
 
@@ -88,8 +91,10 @@ class Description:
         asked for later.
     policy:
         When and how many: a name, or ``name`` and arguments of the policy.
+    time_value:
+        For the policy ``cost-aware``: how many worker-seconds one second of waiting is worth.
     target_duration:
-        Work that is there should take this long.
+        Work that is there should take this long; chooses the policy ``target-duration``.
     interval:
         The longest time between two rounds.
     wait_count:
@@ -121,6 +126,7 @@ class Description:
     minimum_memory: Amount = None
     maximum_memory: Amount = None
     policy: str | Mapping[str, Any] | None = None
+    time_value: float | None = None
     target_duration: Amount = None
     interval: Amount = None
     wait_count: int | None = None
@@ -160,10 +166,14 @@ class Description:
     def policy_name(self) -> str:
         """The policy, by name."""
         named = self.policy.get("name") if isinstance(self.policy, Mapping) else self.policy
-        return str(
-            named
-            or ("target-duration" if self.target_duration is not None or duration_configured() else setting("policy"))
-        )
+        lasts = self.target_duration is not None or (self.time_value is None and duration_configured())
+        return str(named or ("target-duration" if lasts else setting("policy")))
+
+    @property
+    def patient(self) -> bool:
+        """Whether the policy decides itself how long idle jobs are kept."""
+        said = self.wait_count is not None or dask.config.get("distributed.adaptive.wait-count", 3) != 3
+        return not said and bool(getattr(load_policy(self.policy_name), "patient", False))
 
     @property
     def scaling(self) -> Scaling:
@@ -182,8 +192,11 @@ class Description:
 
     def adapting(self) -> dict[str, Any]:
         """The arguments of ``cluster.adapt``."""
-        said = {key: getattr(self, key) for key in (*_BOUNDS, "interval", "wait_count", "target_duration", "budget")}
+        keys = (*_BOUNDS, "interval", "wait_count", "target_duration", "time_value", "budget")
+        said = {key: getattr(self, key) for key in keys}
         chosen = self.policy if isinstance(self.policy, str | None) else _policy_of(self)
+        if chosen is not self.policy:
+            del said["time_value"]
         return {key: value for key, value in {**said, "policy": chosen}.items() if value is not None}
 
     def cluster(self, **overrides: Any) -> Cluster:
@@ -280,6 +293,11 @@ def _policy_of(description: Description) -> Policy:
     options.pop("name", None)
     known = inspect.signature(kind).parameters
     check_keys("argument of the policy:", options, known)
+    if issubclass(kind, CostAware):
+        worth = setting("time-value") if description.time_value is None else description.time_value
+        options.setdefault("time_value", positive_of("time_value", worth))
+    elif description.time_value is not None:
+        raise ConfigError(f"time_value is for the policy 'cost-aware', and the policy is {description.policy_name!r}")
     if issubclass(kind, TargetDuration):
         options.setdefault("target_duration_s", description.scaling.target_duration_s)
     missing = [key for key, each in known.items() if each.default is each.empty and key not in options]
@@ -363,6 +381,7 @@ _CHECKS: Mapping[str, Callable[[Description], object]] = {
     "wait_count": lambda said: scaling_of(wait_count=said.wait_count),
     "target_duration": lambda said: scaling_of(target_duration=said.target_duration),
     "policy": _check_policy,
+    "time_value": _policy_of,
     "budget": _check_budget,
     "scheduler": _check_scheduler,
     "security": _check_security,

@@ -37,14 +37,17 @@ class PoolMeaning:
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """A cluster: its pools, how its size is chosen, and everything else that was said."""
+    """A cluster: its pools, how its size is chosen, and everything else that was said.
+
+    ``wait_s`` is for how long a smaller size must have been right; None: the policy decides that itself.
+    """
 
     name: str | None
     pools: tuple[PoolMeaning, ...]
     policy: str
     policy_options: Mapping[str, Any]
     interval_s: float
-    wait_s: float
+    wait_s: float | None
     target_duration_s: float
     budget: float | Mapping[str, float] | None
     idle_timeout_s: float | None
@@ -65,7 +68,7 @@ def meaning_of(description: Description) -> Meaning:
         policy=description.policy_name,
         policy_options={key: chosen[key] for key in chosen if key != "name"} if isinstance(chosen, Mapping) else {},
         interval_s=scaling.interval_s,
-        wait_s=scaling.wait_s,
+        wait_s=None if description.patient else scaling.wait_s,
         target_duration_s=scaling.target_duration_s,
         budget=description.budget,
         idle_timeout_s=description.idle_timeout_s,
@@ -163,7 +166,10 @@ def _about_policy(meaning: Meaning) -> Iterator[str]:
     yield f"Its size follows its work by the policy {meaning.policy}{options}."
     yield f"  {' '.join(about.split())}"
     yield f"  A new graph counts at once, everything else within {format_time(meaning.interval_s).strip()}."
-    yield f"  Nothing is given up that was needed within the last {format_time(meaning.wait_s).strip()}."
+    if meaning.wait_s is None:
+        yield "  It decides itself how long idle jobs are kept."
+    else:
+        yield f"  Nothing is given up that was needed within the last {format_time(meaning.wait_s).strip()}."
     if len(meaning.pools) > 1:
         yield "  Work goes to the cheapest pool that can run it; of equal ones to the first."
 
