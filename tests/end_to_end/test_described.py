@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dask
 from distributed import Client, Scheduler
 
 from dask_adaptive import connect
@@ -115,15 +116,20 @@ def blamed(cluster: Any) -> list[str]:
     return [event for record in cluster.records for event in record.events if "said once" in event]
 
 
-async def test_a_lost_scheduler_is_told_of() -> None:
-    told: list[Event] = []
+async def test_a_lost_scheduler_is_told_of_to_the_configured_hook(tmp_path: Path) -> None:
+    file = tmp_path / "told.json"
+    script = f"import sys; open({str(file)!r}, 'a').write(sys.stdin.read())"
+    hook = {"adaptive.on-event": [sys.executable, "-c", script]}
     async with Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler:
-        async with own(scheduler=scheduler.address, on_event=told.append) as cluster:
+        with dask.config.set(hook):
+            cluster = own(scheduler=scheduler.address)
+        async with cluster:
             await until(lambda: cluster.records)
             await scheduler.close()
-            await until(lambda: told)
-            assert ("scheduler-lost", cluster.name) == (told[0].kind, told[0].cluster)
-            assert "the scheduler cannot be asked" in told[0].sentence
+            await until(lambda: file.exists() and file.read_text(encoding="utf-8"))
+            event = Event(**json.loads(file.read_text(encoding="utf-8")))
+            assert ("scheduler-lost", cluster.name) == (event.kind, event.cluster)
+            assert "the scheduler cannot be asked" in event.sentence
 
 
 def test_a_lost_head_is_told_of_to_who_joined_it_and_when_it_is_reaped(mark: str, tmp_path: Path) -> None:  # noqa: F811

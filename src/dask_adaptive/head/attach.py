@@ -251,13 +251,22 @@ def job_table_of(about: Mapping[str, Any]) -> JobTable:
     return JobTable(tuple(JobRow(**row) for row in rows))
 
 
-def connect(name: str, *, asynchronous: bool = False, loop: Any = None, ssh: Sequence[str] = ("ssh",)) -> HeadCluster:
+def connect(
+    name: str,
+    *,
+    on_event: Any = None,
+    asynchronous: bool = False,
+    loop: Any = None,
+    ssh: Sequence[str] = ("ssh",),
+) -> HeadCluster:
     """Join a named cluster that ``dask adaptive up`` started.
 
     Parameters
     ----------
     name:
         Its name, of this machine or of a file system that it shares; ``user@host:NAME`` for one that is reached by SSH.
+    on_event:
+        Whom to tell when the head does not answer any longer, and when it does again; as of ``Cluster``.
     asynchronous, loop:
         As in ``distributed``.
     ssh:
@@ -276,4 +285,4 @@ def connect(name: str, *, asynchronous: bool = False, loop: Any = None, ssh: Seq
     EngineError
         For a cluster that is not up, or whose head does not answer.
     """
-    return HeadCluster(reach(name, ssh), asynchronous=asynchronous, loop=loop)
+    return HeadCluster(reach(name, ssh), on_event=on_event, asynchronous=asynchronous, loop=loop)
