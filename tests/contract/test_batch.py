@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 
 from dask_adaptive.backend import batch as engine
+from dask_adaptive.backend import known
 from dask_adaptive.backend.batch import BatchSystem
 from dask_adaptive.backend.dialect import Answer, Call, Dialect, Directive
 from dask_adaptive.backend.runner import Here
@@ -392,7 +393,7 @@ async def test_who_keeps_us_waiting_is_named(
 async def test_what_ended_is_forgotten_in_the_end(
     system: BatchSystem, manager: Manager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "KEEP_ENDED", 3)
+    monkeypatch.setattr(known, "KEEP", 3)
     await system.submit(batch(5))
     manager.set(ENDED)
     await system.jobs("mine")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,21 +14,18 @@ from typing import Any, TypeVar
 from dask_adaptive.backend import _leaving
 from dask_adaptive.backend.command import worker_config
 from dask_adaptive.backend.dialect import Answer, Call, Dialect
+from dask_adaptive.backend.known import Known
 from dask_adaptive.backend.login import Login
+from dask_adaptive.backend.private import PrivateFiles
 from dask_adaptive.backend.runner import Here, Runner
 from dask_adaptive.backend.script import environment_file, job_script
 from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
-from dask_adaptive.model import Batch, Job, JobId, JobState, Spec
+from dask_adaptive.model import Batch, Job, JobId, Spec
 
 __all__ = ["BatchSystem", "speaking"]
 
 PRIVATE = "PRIVATE"
 """Stands in a shown job script for the private folder, which is made when jobs are submitted."""
-
-KEEP_ENDED_S = 3600.0
-KEEP_ENDED = 2000
-RECALL_S = 30.0
-"""How long it is tried to learn how a job ended that left the list: some systems write that down late."""
 
 RECALL_AT_ONCE = 200
 IN_FLIGHT = 3
@@ -47,41 +42,7 @@ LOG_BYTES = 100_000
 TRIES = 3
 """How often a batch that is over a limit is tried again, with a quarter of its jobs each time."""
 
-_BEFORE = (JobState.QUEUED, JobState.RUNNING)
-
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Seen:
-    """A job that was submitted here or listed.
-
-    ``submitted_s`` and ``told_s`` are when our submit and our cancel were answered, ``missing_s`` since when complete
-    lists do not show it, ``ended_s`` since when it is known to have ended; 0: it did not happen.
-    """
-
-    job: Job
-    listed: bool = False
-    submitted_s: float = 0.0
-    told_s: float = 0.0
-    missing_s: float = 0.0
-    ended_s: float = 0.0
-
-    @property
-    def shown(self) -> bool:
-        """Whether it belongs into our list: what is missing, or was only submitted so far, does not."""
-        return bool(self.ended_s) or (self.listed and not self.missing_s)
-
-    @property
-    def reads(self) -> bool:
-        """Whether it was submitted here and may yet read its private files."""
-        return bool(self.submitted_s) and not (self.missing_s or self.told_s) and self.job.state in _BEFORE
-
-    def end(self, reason: str, exit_code: int | None, now_s: float) -> None:
-        """It has ended, so much is known."""
-        self.ended_s, self.missing_s = self.ended_s or now_s, 0.0
-        reason = reason or (f"exit code {exit_code}" if exit_code else "")
-        self.job = replace(self.job, state=JobState.ENDED, reason=reason, exit_code=exit_code)
 
 
 class BatchSystem:
@@ -151,9 +112,8 @@ class BatchSystem:
         self._probing = asyncio.Lock()
         self._probed = False
         self._closed = False
-        self._seen: dict[JobId, Seen] = {}
-        self._private = ""
-        self._placed: dict[str, str] = {}
+        self._known = Known()
+        self._private = PrivateFiles(self.runner, log_directory)
         self._unsure: set[str] = set()
         self._commands = asyncio.Semaphore(IN_FLIGHT)
         self._submitting = asyncio.Lock()
@@ -202,8 +162,7 @@ class BatchSystem:
             finally:
                 self._submitted_s = time.monotonic()
             self._unsure.discard(batch.tag)
-        for job_id, name in zip(ids, batch.names, strict=False):
-            self._seen.setdefault(job_id, Seen(Job(job_id, name, JobState.QUEUED))).submitted_s = self._submitted_s
+        self._known.submitted(ids, batch.names, self._submitted_s)
         self._quiet = 1.0
         return ids
 
@@ -215,30 +174,30 @@ class BatchSystem:
             asked_s = self._listed_s = time.monotonic()
             listed = await self._list()
             self._list_took_s = time.monotonic() - asked_s
-            self._fold(cluster, {job.id: job for job in listed if job.name.startswith(cluster)}, asked_s)
+            moved = self._known.listed(cluster, listed, asked_s, self.lag_s)
+            self._quiet = 1.0 if moved else min(self._quiet * 1.3, 6.0)
             await self._recall(cluster)
-            self._prune()
-        return [seen.job for seen in self._of(cluster).values() if seen.shown]
+        return self._known.jobs(cluster)
 
     async def cancel(self, ids: Collection[JobId]) -> None:
         """End the jobs, in as few commands as the system allows."""
-        wanted = [each for each in dict.fromkeys(ids) if each in self._seen and not self._seen[each].ended_s]
+        wanted = self._known.living(ids)
         if not wanted:
             return
         await self._probe()
         answers = [await self._ask(call) for call in self.dialect.cancel(wanted)]
         _understood(self.dialect.cancelled, answers)
-        for job_id in wanted:
-            self._seen[job_id].told_s = time.monotonic()
+        self._known.told(wanted, time.monotonic())
         self._quiet = 1.0
 
     async def log(self, id: JobId) -> str:
         """The end of what the job printed."""
-        seen = self._seen.get(id)
-        if seen is None:
+        name = self._known.name(id)
+        if name is None:
             return ""
-        pattern = await self._log(seen.job.name.partition(".")[0])
-        own = pattern.replace("%", str(int(seen.job.name.partition(".")[2]) + self.dialect.first))
+        tag, _, number = name.partition(".")
+        pattern = await self._log(tag)
+        own = pattern.replace("%", str(int(number) + self.dialect.first))
         for path in dict.fromkeys((self.dialect.log(id, pattern), own)):
             text = await self.runner.tail(path, LOG_BYTES)
             if text:
@@ -254,10 +213,9 @@ class BatchSystem:
         if self._unsure:
             with suppress(BackendError):
                 await self._end_unsure()
-        if self._private and not any(seen.reads for seen in self._seen.values()):
-            private, self._private = self._private, ""
+        if not self._known.reading:
             with suppress(BackendError):
-                await self.runner.remove(private)
+                await self._private.remove()
         await self.runner.aclose()
 
     async def leave(self) -> None:
@@ -278,7 +236,7 @@ class BatchSystem:
         """How many more jobs may wait in the queue."""
         if self.max_pending is None:
             return self.dialect.largest
-        waiting = sum(seen.job.state is JobState.QUEUED and not seen.missing_s for seen in self._seen.values())
+        waiting = self._known.waiting
         if waiting >= self.max_pending:
             raise NoCapacity(f"{waiting} jobs wait in the queue, and max_pending is {self.max_pending}")
         return self.max_pending - waiting
@@ -293,17 +251,17 @@ class BatchSystem:
         return await self._submit(tag, max(1, count // 4), script, spec, tries - 1)
 
     async def _submit_all(self, tag: str, count: int, script: str, spec: Spec) -> Sequence[JobId]:
-        call = await self._with_files(self.dialect.submit(tag, count, script, spec))
+        call = await self._private.with_files(tag[:4], self.dialect.submit(tag, count, script, spec))
         return _understood(self.dialect.submitted, await self._run(call), count)
 
     async def _script(self, batch: Batch) -> tuple[Spec, str]:
         """The specification with its files placed, and the script."""
-        text = environment_file(worker_config(batch.spec), batch.spec)
-        environment = await self._place(batch.cluster, text, "sh") if text else ""
-        tls = {}
-        for option, path in batch.spec.tls.items():
-            tls[option] = await self._place(batch.cluster, await asyncio.to_thread(_read, path), "pem")
-        leaving = await self._place(batch.cluster, await asyncio.to_thread(_read, _leaving.__file__), "py")
+        place, key = self._private.place, batch.cluster
+        environment = await place(key, environment_file(worker_config(batch.spec), batch.spec), "sh")
+        tls = {
+            name: await place(key, await asyncio.to_thread(_read, path), "pem") for name, path in batch.spec.tls.items()
+        }
+        leaving = await place(key, await asyncio.to_thread(_read, _leaving.__file__), "py")
         spec = replace(batch.spec, tls=tls, preload=(leaving, *batch.spec.preload))
         log = await self._log(batch.tag)
         return spec, job_script(self.dialect, batch.tag, spec, log=log, environment=environment)
@@ -311,24 +269,6 @@ class BatchSystem:
     async def _log(self, tag: str) -> str:
         folder = await self.runner.folder(self.log_directory)
         return f"{folder}/{tag}.%.log"
-
-    async def _place(self, cluster: str, text: str, kind: str) -> str:
-        """A private file with this text; the same text is placed once."""
-        name = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.{kind}"
-        if name not in self._placed:
-            if not self._private:
-                logs = await self.runner.folder(self.log_directory)
-                self._private = await self.runner.folder(f"{logs}/.{cluster}-{secrets.token_hex(4)}")
-            self._placed[name] = await self.runner.place(f"{self._private}/{name}", text)
-        return self._placed[name]
-
-    async def _with_files(self, call: Call) -> Call:
-        argv, stdin = list(call.argv), call.stdin
-        for name, text in call.files.items():
-            path = await self._place("call", text, "txt")
-            argv = [word.replace(f"{{{name}}}", path) for word in argv]
-            stdin = stdin.replace(f"{{{name}}}", path)
-        return replace(call, argv=tuple(argv), stdin=stdin, files={})
 
     async def _end_unsure(self) -> None:
         ids = [job.id for job in await self._list() if job.name.partition(".")[0] in self._unsure]
@@ -341,51 +281,15 @@ class BatchSystem:
         calls = self.dialect.query(await self.runner.user())
         return _understood(self.dialect.queried, [await self._ask(call) for call in calls])
 
-    def _of(self, cluster: str) -> dict[JobId, Seen]:
-        return {job_id: seen for job_id, seen in self._seen.items() if seen.job.name.startswith(cluster)}
-
-    def _fold(self, cluster: str, listed: dict[JobId, Job], asked_s: float) -> None:
-        """Compare the new list with what was known."""
-        moved = False
-        for job_id, job in listed.items():
-            seen = self._seen.setdefault(job_id, Seen(job))
-            moved = moved or not seen.listed or seen.job.state is not job.state
-            seen.job, seen.listed, seen.missing_s = job, True, 0.0
-            if job.state is JobState.ENDED:
-                seen.end(job.reason, job.exit_code, asked_s)
-            else:
-                seen.ended_s = 0.0  # it was started again
-        for job_id, seen in self._of(cluster).items():
-            if job_id in listed or seen.ended_s or seen.submitted_s >= asked_s:
-                continue
-            moved = moved or not seen.missing_s
-            seen.missing_s = seen.missing_s or asked_s
-            if seen.told_s and asked_s - seen.told_s >= self.lag_s:
-                seen.end("cancelled", None, asked_s)
-        self._quiet = 1.0 if moved else min(self._quiet * 1.3, 6.0)
-
     async def _recall(self, cluster: str) -> None:
         """Ask how jobs ended that left the list. That not everything can be learned is no error."""
         now_s = time.monotonic()
-        late_s = now_s - RECALL_S
-        missing = [job_id for job_id, seen in self._of(cluster).items() if seen.missing_s > max(0.0, late_s)]
-        calls = self.dialect.recall(missing[:RECALL_AT_ONCE]) if missing else ()
-        try:
-            ended = self.dialect.recalled([await self._ask(call) for call in calls]) if calls else ()
-        except BackendError:
-            return
-        for job in ended:
-            if job.id in self._seen:
-                self._seen[job.id].end(job.reason, job.exit_code, now_s)
-
-    def _prune(self) -> None:
-        """Forget, oldest first, what is over too long or is too much."""
-        over = [(seen.ended_s or seen.missing_s, each) for each, seen in self._seen.items()]
-        over = sorted(pair for pair in over if pair[0])
-        oldest_s = time.monotonic() - KEEP_ENDED_S
-        for place, (since_s, job_id) in enumerate(over):
-            if since_s < oldest_s or place < len(over) - KEEP_ENDED:
-                del self._seen[job_id]
+        missing = self._known.missing(cluster, now_s)[:RECALL_AT_ONCE]
+        calls = self.dialect.recall(missing) if missing else ()
+        if calls:
+            with suppress(BackendError):
+                answers = [await self._ask(call) for call in calls]
+                self._known.recalled(_understood(self.dialect.recalled, answers), now_s)
 
     # --- commands ---
 
