@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
-__all__ = ["EMPTY", "Profile", "Stretch", "order", "profile"]
+__all__ = ["EMPTY", "Profile", "Stretch", "Use", "order", "profile"]
 
 _EPSILON = 1e-9
 _PHASES = 64
@@ -29,6 +29,18 @@ class Stretch:
     start_s: float
     end_s: float
     width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A time when a job has something to do: it begins after ``start_s`` seconds, ``gap_s`` after the one before.
+
+    ``saves_s``: by how many seconds this job makes it shorter, beside those of a lower rank.
+    """
+
+    start_s: float
+    gap_s: float
+    saves_s: float
 
 
 class Profile:
@@ -67,10 +79,6 @@ class Profile:
         index = bisect_right(self._levels, jobs)
         return self._time[index] + (self._area[-1] - self._area[index]) / jobs
 
-    def saves_s(self, jobs: int) -> float:
-        """Seconds that the last of so many jobs saves; the first saves what it takes alone."""
-        return self.takes_s(jobs - 1) - self.takes_s(jobs) if jobs > 1 else self.takes_s(1)
-
     def after(self, seconds: float, jobs: float) -> Profile:
         """What is left after so many seconds with so many jobs."""
         if jobs <= 0 or seconds <= 0:
@@ -98,16 +106,24 @@ class Profile:
         """Phases that have something to do for a job of this rank: those wider than ``rank - 1``."""
         return len(self._levels) - bisect_right(self._levels, rank - 1 + _EPSILON)
 
-    def idle_s(self, rank: int, at_most_s: float) -> float:
-        """Seconds in which a job of this rank idles between its phases, each time at most ``at_most_s``."""
-        total_s, gap_s, begun = 0.0, 0.0, False
+    def uses(self, rank: int) -> list[Use]:
+        """When a job of this rank has something to do: phases wider than ``rank - 1``, neighbours as one."""
+        found: list[Use] = []
+        at_s = gap_s = 0.0
         for length_s, width in self.phases:
             if width > rank - 1 + _EPSILON:
-                total_s += min(gap_s, at_most_s) if begun else 0.0
-                gap_s, begun = 0.0, True
+                before = width / (rank - 1) if rank > 1 else math.inf
+                saves_s = length_s * (before - max(1.0, width / rank))
+                if found and not gap_s:
+                    last = found[-1]
+                    found[-1] = Use(last.start_s, last.gap_s, last.saves_s + saves_s)
+                else:
+                    found.append(Use(at_s, gap_s, saves_s))
+                gap_s = 0.0
             else:
                 gap_s += length_s
-        return total_s
+            at_s += length_s
+        return found
 
     def beyond(self, jobs: float) -> Profile:
         """What is wider than so many jobs."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 __all__ = ["Idle", "patience_s"]
 
 _KEPT = 16
-_SHARE = 0.5
+_SHARE, _SURE = 0.5, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +52,10 @@ def patience_s(pauses: Sequence[float], even_s: float) -> float:
     """How long to keep a job whose restart is worth ``even_s`` seconds of its price.
 
     Without experience exactly so long. With it the wait that would have cost least over the ``pauses`` seen (seconds
-    each), between half of ``even_s`` and twice that.
+    each): at most twice ``even_s``, and at least half of it for each pause seen, down to a sixteenth.
     """
     if not pauses:
         return even_s
-    low_s, high_s = _SHARE * even_s, even_s / _SHARE
+    low_s, high_s = even_s * _SHARE ** min(len(pauses), _SURE), even_s / _SHARE
     tries = [low_s, even_s, *(pause_s for pause_s in pauses if low_s < pause_s <= high_s)]
     return min(tries, key=lambda wait_s: sum(p if p <= wait_s else wait_s + even_s for p in pauses))

@@ -2,10 +2,11 @@
 
 Grow: the next job is asked for while
 
-    time value x [M(n - 1) - M(n)] > price x (billed start + idle time between its phases)
+    time value x [M(n - 1) - M(n)] > price x (billed starts + idle time between its phases)
 
-where M is the profile of what will be left when it serves. It is asked for just in time: when its first phase begins
-within the 80th percentile of the start-up.
+where M is the profile of what will be left when it serves, and the job is kept, given up, or left out between two
+phases, whatever is cheapest. It is asked for just in time: when its first phase begins within the 80th percentile of
+the start-up.
 
 Shrink: a job that has nothing to do is kept if its next phase comes before a restart would have paid off. If no phase
 comes it is a ski rental, see ``release``. A restart is worth
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dask_adaptive.model import Want
@@ -28,7 +29,7 @@ from dask_adaptive.policy.floors import count
 from dask_adaptive.policy.profile import Profile
 from dask_adaptive.policy.release import Idle, patience_s
 
-__all__ = ["Answer", "Margin", "Terms", "answer", "worthwhile"]
+__all__ = ["Answer", "Margin", "Terms", "answer", "margin", "worthwhile"]
 
 _ROUNDING_S = 1e-3
 _EPSILON = 1e-9
@@ -72,17 +73,28 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Margin:
-    """One more job, weighed: what it saves and what it costs, in worker-seconds of price 1."""
+    """One more job, weighed: the seconds that it saves, and in worker-seconds of price 1 what these and it are worth.
+
+    ``now``: whether it pays to start it for its first use; else a later one comes first.
+    """
 
     rank: int
     saves_s: float
     gain: float
     cost: float
+    now: bool
+
+    @property
+    def pays(self) -> bool:
+        """Whether it is worth its cost."""
+        return self.gain > self.cost
 
     @property
     def words(self) -> str:
         """The numbers that decide."""
-        saves = f"saves {number(self.saves_s)} s, worth {number(self.gain)}" if self.saves_s < math.inf else "does it"
+        if self.saves_s == math.inf:
+            return f"does the work, and costs {number(self.cost)} worker-seconds"
+        saves = f"saves {number(self.saves_s)} s, worth {number(self.gain)}"
         return f"{saves}, and costs {number(self.cost)} worker-seconds"
 
 
@@ -97,23 +109,65 @@ class Answer:
     declined: tuple[str, ...] = ()
 
 
-def worthwhile(left: Profile, terms: Terms, size: int) -> tuple[int, Margin | None, Margin | None]:
-    """How many jobs are worth their cost, given ``size`` of them; the last one that is, and the first that is not."""
+def margin(left: Profile, terms: Terms, rank: int) -> Margin:
+    """Weigh the job of this rank: at each use it is started, or was kept, or is left out, whatever is best.
+
+    Backwards over its uses, ``alive`` and ``absent`` are what the rest is worth with and without it.
+    """
+    start = terms.rate * terms.billed_s
+    if rank == 1 and terms.sole:
+        return Margin(rank, math.inf, math.inf, start, now=True)
+    uses = left.uses(rank)
+    alive = absent = _Value()
+    gap_s, now = 0.0, False
+    for use in reversed(uses):
+        kept = max(alive.less(terms.rate * gap_s), absent, _Value(), key=_net)
+        here = kept.plus(use.saves_s, terms.time_value)
+        now = here.less(start).net > absent.net
+        alive, absent = here, max(here.less(start), absent, key=_net)
+        gap_s = use.gap_s
+    now = now and bool(uses) and uses[0].start_s <= terms.late_s
+    if not absent.cost:  # it is worth nothing: say what the best try would be
+        absent = alive.less(start)
+    return Margin(rank, absent.saves_s, absent.saves_s * terms.time_value, absent.cost, now)
+
+
+@dataclass(frozen=True, slots=True)
+class _Value:
+    net: float = 0.0
+    saves_s: float = 0.0
+    cost: float = 0.0
+
+    def less(self, cost: float) -> _Value:
+        return _Value(self.net - cost, self.saves_s, self.cost + cost)
+
+    def plus(self, saves_s: float, time_value: float) -> _Value:
+        return _Value(self.net + time_value * saves_s, self.saves_s + saves_s, self.cost)
+
+
+def _net(value: _Value) -> float:
+    return value.net
+
+
+def worthwhile(left: Profile, terms: Terms, least: int) -> tuple[int, int]:
+    """How many jobs are worth their cost, and how many of them already now; at least ``least``.
+
+    What a rank is worth falls with the rank, so the last one that pays is found by halving.
+    """
     most = math.ceil(min(terms.maximum, left.width) - _EPSILON)
-    even_s = terms.restart_s(left.width)
-    idle_s: dict[int, float] = {}
-    last: Margin | None = None
-    for rank in range(size + 1, most + 1):
-        wider = left.wider(rank)
-        if wider not in idle_s:
-            idle_s[wider] = left.idle_s(rank, even_s)
-        saves_s = math.inf if rank == 1 and terms.sole else left.saves_s(rank)
-        cost = terms.rate * (terms.billed_s + idle_s[wider])
-        margin = Margin(rank, saves_s, terms.time_value * saves_s, cost)
-        if not margin.gain > margin.cost:
-            return rank - 1, last, margin
-        last = margin
-    return max(size, most), last, None
+    worth = _last(least, most, lambda rank: margin(left, terms, rank).pays)
+    return worth, _last(least, worth, lambda rank: margin(left, terms, rank).now)
+
+
+def _last(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """The last number after ``low`` up to ``high`` for which it holds, if it holds for all before; else ``low``."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        if holds(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
@@ -131,24 +185,22 @@ def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
         The pool.
     """
     left = work.after(terms.start_s, terms.serving)
-    worth, last, first = worthwhile(left, terms, terms.size)
+    worth, jobs = worthwhile(left, terms, terms.size)
     spare = work.beyond(terms.maximum).work_s / work.work_s if worth >= terms.maximum and work.work_s else 0.0
-    soon = max((width for width, at_s in left.needs(worth) if at_s <= terms.late_s), default=0.0)
-    jobs = min(worth, max(terms.size, math.ceil(soon - _EPSILON)))
     needed = terms.size if jobs > terms.size else min(terms.size, math.ceil(ready - _EPSILON))
-    declined = _declined(first, terms, worth - jobs)
-    if jobs > terms.size and last is not None:
-        each = "it" if jobs - terms.size == 1 else "the last"
-        reason = f"{words}; {count(jobs - terms.size, 'job')} more: {each} {last.words}"
+    declined = _declined(left, worth, terms, worth - jobs)
+    if jobs > terms.size:
+        each = "it" if jobs == terms.size + 1 else "the last"
+        reason = f"{words}; {count(jobs - terms.size, 'job')} more: {each} {margin(left, terms, jobs).words}"
         return Answer(Want(jobs, reason), None, needed, spare, declined)
     keep, look_s, why = _kept(work, needed, terms)
     return Answer(Want(keep, f"{words}; {why}" if why else words), look_s, needed, spare, declined)
 
 
-def _declined(first: Margin | None, terms: Terms, later: int) -> tuple[str, ...]:
+def _declined(left: Profile, worth: int, terms: Terms, later: int) -> tuple[str, ...]:
     found: tuple[str, ...] = ()
-    if first is not None:
-        found += (f"job {first.rank} is not worth it: it {first.words}",)
+    if worth < min(terms.maximum, left.width):
+        found += (f"job {worth + 1} is not worth it: it {margin(left, terms, worth + 1).words}",)
     if later:
         found += (f"{count(later, 'job')} more will be worth it, but not yet: a start takes {number(terms.start_s)} s",)
     return found
