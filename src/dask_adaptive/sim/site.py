@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dask_adaptive.backend.contracts import Wake
-from dask_adaptive.errors import Unavailable
+from dask_adaptive.errors import Ambiguous, Unavailable
 from dask_adaptive.model import Batch, Job, JobId, JobState
 from dask_adaptive.sim.bound import Start
-from dask_adaptive.sim.timeline import Timeline
+from dask_adaptive.sim.timeline import START_S, Timeline
 
 __all__ = ["SITES", "Bimodal", "Constant", "Latency", "LogNormal", "Site", "SiteBackend"]
 
@@ -79,7 +79,9 @@ class Site:
     leaves the queue; ``mute``: that it runs and no worker ever registers. ``life_s``: mean time after which a running
     job is preempted, at random. ``lag_s``: how far its list is behind; ``wandering``: each list is behind by some part
     of that, so one may be older than the one before. ``failing``: chance that a call fails before it does anything;
-    ``hanging``: that it does so only after ``timeout_s``. ``pushing``: it tells when a job changed.
+    ``hanging``: that it does so only after ``timeout_s``; ``unsure``: that a submit happened although the call failed;
+    ``partial``: that only a part of a batch is taken. ``pushing``: it tells when a job changed. ``heals_s``: after so
+    many seconds nothing of this goes wrong any more.
     """
 
     name: str
@@ -94,8 +96,11 @@ class Site:
     wandering: bool = False
     failing: float = 0.0
     hanging: float = 0.0
+    unsure: float = 0.0
+    partial: float = 0.0
     timeout_s: float = 10.0
     pushing: bool = True
+    heals_s: float = math.inf
 
 
 SITES: Mapping[str, Site] = {
@@ -184,15 +189,20 @@ class SiteBackend:
     async def submit(self, batch: Batch) -> Sequence[JobId]:
         """See ``Backend``."""
         await self._called()
-        made = [self._make(batch, name) for name in batch.names]
+        names = batch.names
+        if self._chance() < self.site.partial:
+            names = names[: self._faults.randint(1, len(names))]
+        made = [self._make(batch, name) for name in names]
         for each in made:
             self._timeline.after(each.queue_s, self._turn, each)
+        if self._chance() < self.site.unsure:
+            raise Ambiguous("the answer was lost")
         return [each.id for each in made]
 
     async def jobs(self, cluster: str) -> Sequence[Job]:
         """See ``Backend``."""
         await self._called()
-        late_s = self._faults.uniform(0.0, self.lag_s) if self.site.wandering else self.lag_s
+        late_s = self._faults.uniform(0.0, self.lag_s) if self.site.wandering and not self._healed else self.lag_s
         return list(self._listed(cluster, self._timeline.now_s - late_s))
 
     async def cancel(self, ids: Collection[JobId]) -> None:
@@ -242,18 +252,34 @@ class SiteBackend:
         return self._billed_s + math.fsum((now_s - made.running_s) * made.batch.spec.shape.workers for made in running)
 
     async def _called(self) -> None:
-        chance = self._faults.random() if self.site.failing or self.site.hanging else 1.0
+        chance = self._chance()
         if chance < self.site.hanging:
             await asyncio.sleep(self.timeout_s)
             raise Unavailable(f"no answer within {self.timeout_s:g} s")
         if chance < self.site.hanging + self.site.failing:
             raise Unavailable("the manager does not answer")
 
+    @property
+    def _healed(self) -> bool:
+        return not self._until_healed_s
+
+    @property
+    def _until_healed_s(self) -> float:
+        return max(0.0, START_S + self.site.heals_s - self._timeline.now_s)
+
+    def _chance(self) -> float:
+        """A number to be compared with the chance that something goes wrong; drawn only where anything may."""
+        site = self.site
+        faulty = site.failing or site.hanging or site.unsure or site.partial
+        return self._faults.random() if faulty and not self._healed else 1.0
+
     def _make(self, batch: Batch, name: str) -> _Made:
         self._number += 1
         rng, site = random.Random(f"{self._seed} job {self._number}"), self.site  # noqa: S311
         queue_s, start_s = site.queue.draw(rng), site.start.draw(rng)
         missing, mute = rng.random() < site.missing, rng.random() < site.mute
+        if self._healed:
+            missing = mute = False
         life_s = rng.expovariate(1.0) * site.life_s if site.life_s < math.inf else math.inf
         if not (missing or mute):
             self._fastest = (min(self._fastest[0], queue_s), min(self._fastest[1], start_s))
@@ -261,7 +287,7 @@ class SiteBackend:
             id=JobId(f"s{self._number}"),
             name=name,
             batch=batch,
-            queue_s=math.inf if missing else queue_s,
+            queue_s=self._until_healed_s + queue_s if missing else queue_s,
             start_s=start_s,
             mute=mute,
             life_s=life_s,
@@ -295,7 +321,7 @@ class SiteBackend:
             self._join(made.batch, made.name)
 
     def _preempt(self, made: _Made) -> None:
-        if made.state is JobState.RUNNING:
+        if made.state is JobState.RUNNING and not self._healed:
             self._leave(made.name)
             self._end(made, "preempted")
 
