@@ -282,11 +282,11 @@ def test_without_experience_a_job_is_kept_as_long_as_a_restart_is_worth() -> Non
 @pytest.mark.parametrize(
     ("pauses", "wait_s"),
     [
-        ([20.0] * 5, 20.0),  # they surely end in time
+        ([20.0] * 5, 30.0),  # they surely end in time
         ([40.0] * 5, 30 / 16),  # they surely do not
-        ([40.0], 15.0),  # said once, half believed
+        ([100.0], 15.0),  # said once, half believed
         ([40.0, 2.0, 2.0, 2.0, 40.0], 2.0),
-        ([10.0, 50.0, 10.0, 50.0, 10.0], 10.0),
+        ([10.0, 90.0, 10.0, 90.0, 10.0], 10.0),
     ],
 )
 def test_pauses_teach_how_long_to_wait(pauses: list[float], wait_s: float) -> None:
