@@ -166,7 +166,7 @@ def seconds_of(key: str, value: object, *, positive: bool = False) -> float:
     """A number of seconds: a number, or text such as ``"500 ms"`` or ``"2h"``."""
     try:
         amount = float(parse_timedelta(value, default="s"))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError):
         raise ConfigError(f"{key} must be a duration such as '5s' or a number of seconds, not {value!r}") from None
     if not amount >= 0 or math.isinf(amount) or (positive and not amount):
         raise ConfigError(f"{key} must be a finite duration above 0, not {value!r}")

@@ -324,7 +324,7 @@ def _check_budget(description: Description) -> None:
         if isinstance(hours, bool) or not isinstance(hours, int | float) or not hours >= 0:
             raise ConfigError(f"budget must be a number of worker-hours, not {hours!r}")
     if isinstance(budget, Mapping):
-        check_keys("pool in the budget:", budget, description.pools)
+        check_keys("pool in the budget:", map(str, budget), description.pools)
 
 
 def _check_scheduler(description: Description) -> None:

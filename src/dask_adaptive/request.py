@@ -80,7 +80,7 @@ class RequestOptions:
 
     def request(self) -> Request:
         """What the manager is asked for. Raises ``ConfigError`` naming the key that cannot be."""
-        if not self.shebang.startswith("#!"):
+        if not _line("shebang", self.shebang).startswith("#!"):
             raise ConfigError(f"shebang must begin with '#!', not {self.shebang!r}")
         launcher = self.launcher or ""
         return Request(
@@ -95,7 +95,9 @@ class RequestOptions:
             prologue=_lines("prologue", _split(self.prologue)),
             python="" if self.python is None else _line("python", str(self.python)),
             shebang=_line("shebang", self.shebang),
-            launcher=_line("launcher", launcher if isinstance(launcher, str) else shlex.join(launcher)),
+            launcher=_line(
+                "launcher", launcher if isinstance(launcher, str) else shlex.join(_lines("launcher", launcher))
+            ),
             template=_template(self.template),
             throttle=count_of("throttle", self.throttle),
         )

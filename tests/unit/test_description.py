@@ -18,7 +18,8 @@ from dask_adaptive import ConfigError, registry
 from dask_adaptive.config import Bounds
 from dask_adaptive.description import Description, described, flagged, read
 from dask_adaptive.model import Limits, Shape
-from dask_adaptive.options import backends_of, pool_options
+from dask_adaptive.options import backends_of, example_arguments, pool_keys, pool_options
+from dask_adaptive.show.check import meaning_of, sentences
 from dask_adaptive.show.cli import adaptive
 from dask_adaptive.show.init import meanings_of
 
@@ -206,6 +207,32 @@ def test_files_that_are_no_description(tmp_path: Path, text: str, sentence: str)
     assert refusal(tmp_path / "site.yaml", text).startswith(sentence)
 
 
+ODD: list[Any] = [None, "", "x", -1, 0, 1.5, [], {}, [1], {"a": 1}, True, "1 GB", float("nan"), float("inf"), [None]]
+ODD += [{"name": 3}, [["x"]], 10**30, {1: 2}]
+
+
+def meant_or_refused(document: dict[str, Any]) -> None:
+    try:
+        said = "\n".join(sentences(meaning_of(described(document))))
+    except ConfigError as error:
+        said = str(error)
+        assert "\n" not in said
+    assert said
+
+
+@pytest.mark.parametrize("key", [each.name for each in fields(Description)])
+def test_whatever_is_said_is_meant_or_refused_in_one_sentence(key: str) -> None:
+    for value in ODD:
+        meant_or_refused({key: value})
+
+
+@pytest.mark.parametrize("backend", sorted(registry.backends()))
+def test_whatever_is_said_of_a_pool_is_meant_or_refused_in_one_sentence(backend: str) -> None:
+    for key in pool_keys(backend):
+        for value in ODD:
+            meant_or_refused({"pools": {"p": {"backend": backend, **example_arguments(backend), key: value}}})
+
+
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.yaml cannot be read: No such file"):
         read(tmp_path / "absent.yaml")
@@ -341,6 +368,11 @@ def test_the_environment_configures_in_dasks_way() -> None:
 
 
 # --- check and init ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["check", "init"])
+def test_help_has_examples(command: str) -> None:
+    assert f"Examples:\n    dask adaptive {command}" in call(command, "--help").output
 
 
 def test_check_says_what_a_file_means(tmp_path: Path) -> None:
