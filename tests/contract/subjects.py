@@ -57,8 +57,11 @@ def batch(count: int, *, cluster: str = "mine", spec: Spec = NOWHERE) -> Batch:
 
 
 def broken(count: int = 1) -> Batch:
-    """A batch whose jobs end at once, with exit code 2 and a complaint about ``--no-such-option``."""
-    return batch(count, spec=replace(NOWHERE, worker_arguments=("--no-such-option",)))
+    """A batch whose jobs end at once, with exit code 2 and a complaint about ``no-such-number``.
+
+    (Of an option that does not exist ``dask worker`` does not tell the name where it has a preload.)
+    """
+    return batch(count, spec=replace(NOWHERE, worker_arguments=("--nthreads", "no-such-number")))
 
 
 async def until(met: Callable[[], Awaitable[bool] | bool]) -> None:
@@ -133,7 +136,7 @@ class _Breaking(MemoryBackend):
     async def submit(self, batch: Batch) -> Sequence[JobId]:
         ids = await super().submit(batch)
         for each in ids if batch.spec.worker_arguments else ():
-            self.logs[each] = f"Error: {batch.spec.worker_arguments[0]}"
+            self.logs[each] = f"Error: {batch.spec.worker_arguments[1]}"
             self.end(self.made[each].name, exit_code=2, reason="exit code 2")
         return ids
 

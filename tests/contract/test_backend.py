@@ -89,7 +89,7 @@ async def test_a_job_that_fails_tells_its_exit_code_and_its_log(subject: Subject
     await subject.states([failed], JobState.ENDED)
     job = (await subject.jobs())[failed]
     assert (job.exit_code, job.reason) == (2, "exit code 2")
-    assert "no-such-option" in await subject.backend.log(failed)
+    assert "no-such-number" in await subject.backend.log(failed)
 
 
 async def test_the_log_of_an_unknown_job_is_empty(subject: Subject) -> None:
