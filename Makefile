@@ -51,7 +51,7 @@ $(STAMP): pyproject.toml
 $(OLDEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(OLDEST)/bin/python -m pip install --quiet --editable ".[notebook,report]" --group test \
+	$(OLDEST)/bin/python -m pip install --quiet --editable ".[dashboard,notebook,report]" --group test \
 		"dask==$(OLDEST_DASK)" "distributed==$(OLDEST_DASK)"
 	touch $(OLDEST)/.ready
 

@@ -291,3 +291,39 @@ async def test_a_cluster_can_keep_it_all_to_itself():
         await until(lambda: asyncio.sleep(0, bool(cluster.records)))
         assert not await heard(cluster.scheduler, "shy")
         assert [] == [name for name in cluster.scheduler.plugins if name.endswith("-page")]
+
+
+async def test_a_scheduler_that_forgot_the_page_gets_it_again():
+    async with scheduler_here() as (scheduler, url), telling(scheduler, bulletin_of(burst())) as engine:
+        page = next(plugin for plugin in scheduler.plugins.values() if hasattr(plugin, "bulletin"))
+        page.stop()
+        assert not await heard(scheduler, "mine")
+        engine.publish(lambda: bulletin_of(burst(), "again"))
+        await until(lambda: heard(scheduler, "again"))
+        assert "Adaptive" in await read(f"{url}adaptive")
+
+
+async def test_many_bulletins_become_few_and_the_last_one_arrives():
+    asked = []
+
+    def numbered(number):
+        def make():
+            asked.append(number)
+            return bulletin_of(burst(), f"number {number}")
+
+        return make
+
+    async with scheduler_here(dashboard=False) as (scheduler, _), telling(scheduler, bulletin_of(burst())) as engine:
+        for number in range(1000):
+            engine.publish(numbered(number))
+        await until(lambda: heard(scheduler, "number 999"))
+        assert [999] == asked
+
+
+async def test_what_cannot_be_told_harms_nobody(caplog):
+    engine = DaskEngine("tcp://127.0.0.1:9", key="abcd", timeout_s=1.0)
+    engine.publish(lambda: bulletin_of(burst()))
+    await asyncio.sleep(0.2)
+    engine.publish(lambda: {}["no such key"])
+    await until(lambda: asyncio.sleep(0, "A bulletin could not be published" in caplog.text))
+    await engine.aclose()
