@@ -62,7 +62,8 @@ class Sshd:
 
     def start(self) -> None:
         """Run it; returns when it answers."""
-        values = {MARK: self.mark, "XDG_STATE_HOME": str(self.folder / "state"), **self.environment}
+        home = {"HOME": str(self.folder), "XDG_STATE_HOME": str(self.folder / "state")}  # no .bashrc of anybody
+        values = {MARK: self.mark, **home, **self.environment}
         variables = " ".join(f'"{name}={value}"' for name, value in values.items())
         lines = (
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {self.folder}/host_key\n"

@@ -38,6 +38,7 @@ sys.modules[name].main({options!r})
 """
 MODULES = ("_nursery", "_remote")
 CONNECTING_S = 15.0
+GREETING_S = 40.0  # the shell of the user comes first, and what it reads at its start
 CLOSING_S = 5.0
 
 
@@ -98,8 +99,13 @@ class Link:
             command = f"exec {shlex.quote(python)} -c {shlex.quote(BOOT)}"
             process = await connection.create_process(command, encoding=None)
             link = cls(host, connection, process, on_message, on_lost)
-            await within(CONNECTING_S, link._greet(python, options))
-        except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
+            await within(GREETING_S, link._greet(python, options))
+        except asyncio.TimeoutError as error:
+            await _aborted(connection)
+            raise Unavailable(
+                f"{host.label}: {python} did not start within {GREETING_S:g} s; what does its shell do at its start?"
+            ) from error
+        except (asyncssh.Error, OSError) as error:
             await _aborted(connection)
             raise Unavailable(f"{host.label}: {_words(error)}") from error
         except BaseException:
@@ -120,7 +126,7 @@ class Link:
         if version < OLDEST_PYTHON:
             least = ".".join(map(str, OLDEST_PYTHON))
             raise Unavailable(f"{self.host.label}: {python} is Python {said}; {least} or later is needed (python=)")
-        self._process.stdin.write(_program(tuple(sorted(options.items()))))
+        self._process.stdin.write(_program(options))
         try:
             self.hello = {**json.loads(await self._lines.next()), "version": said}
         except (EOFError, ValueError) as error:
@@ -222,12 +228,15 @@ class _Lines:
         return line
 
 
-@cache
-def _program(options: tuple[tuple[str, Any], ...]) -> bytes:
+def _program(options: Mapping[str, Any]) -> bytes:
     """The line that makes the waiting Python our agent."""
-    package = __package__ or ""
-    modules = [(f"{package}.{name}", Path(__file__).with_name(f"{name}.py").read_text("utf-8")) for name in MODULES]
-    return json.dumps(LOADER.format(modules=modules, options=dict(options))).encode() + b"\n"
+    return json.dumps(LOADER.format(modules=_modules(), options=dict(options))).encode() + b"\n"
+
+
+@cache
+def _modules() -> list[tuple[str, str]]:
+    folder = Path(__file__).parent
+    return [(f"{__package__}.{name}", (folder / f"{name}.py").read_text("utf-8")) for name in MODULES]
 
 
 # --- connecting ----------------------------------------------------------------------------------------------------
@@ -321,8 +330,6 @@ async def _aborted(connection: asyncssh.SSHClientConnection) -> None:
 
 def _words(error: BaseException) -> str:
     """An error of others in words."""
-    if isinstance(error, asyncio.TimeoutError):
-        return f"no answer within {CONNECTING_S:g} s"
     said = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
     about = getattr(error, "filename", None)
     return f"{said}: {about}" if about else str(said)

@@ -24,6 +24,7 @@ logger = logging.getLogger("dask_adaptive")
 ANSWER_S = 20.0
 LONGEST_REST_S = 300.0
 REPAIR_S = 3.0
+MEET_S = 5.0
 IDLE_S = 300.0
 AT_ONCE = 16  # a jump host refuses more that have not logged in yet
 
@@ -55,11 +56,14 @@ class Place:
         """How many jobs of a shape it runs at the same time."""
         return self.host.slots or max(1, self.cores // shape.job_threads)
 
+    @property
+    def usable(self) -> bool:
+        """Whether it is connected and not set aside."""
+        return self.link is not None and time.monotonic() >= self.retry_s
+
     def free(self, shape: Shape) -> int:
-        """How many more it takes now; none while it is set aside."""
-        if self.link is None or time.monotonic() < self.retry_s:
-            return 0
-        return max(0, self.slots(shape) - len(self.alive) - self.coming)
+        """How many more it takes now; none while it cannot be used."""
+        return max(0, self.slots(shape) - len(self.alive) - self.coming) if self.usable else 0
 
     def serves(self) -> None:
         """It did what it was asked for."""
@@ -98,7 +102,7 @@ class Places:
         self._opened = opened
         self._places = {host.label: Place(host) for host in hosts}
         self._oddities: set[str] = set()
-        self._met: asyncio.Future[Any] | None = None
+        self._met: list[asyncio.Task[None]] | None = None
         self._gate = asyncio.Semaphore(AT_ONCE)
         self._closed = False
 
@@ -131,10 +135,15 @@ class Places:
     # --- connections ---
 
     async def meet(self) -> None:
-        """Try every host once."""
+        """Try every host once. Once there is one to work with, the others are not waited for very long."""
         if self._met is None:
-            self._met = asyncio.gather(*(self._opening(place) for place in self))
-        await asyncio.shield(self._met)
+            self._met = [self._opening(place) for place in self]
+        end_s = time.monotonic() + MEET_S
+        while waited := [task for task in self._met if not task.done()]:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0 and any(place.link is not None for place in self):
+                return
+            await asyncio.wait(waited, timeout=max(left_s, 0.1), return_when=asyncio.FIRST_COMPLETED)
 
     def _opening(self, place: Place) -> asyncio.Task[None]:
         if place.opening is None or place.opening.done():

@@ -4,7 +4,7 @@ It travels as source text, with ``_nursery.py`` whose parts it uses, and is run 
 ours is installed there. Protocol: JSON lines on standard input and output. The agent says hello, and then answers:
 
     {"op": "start", "call": 1, "low": {...}, "high": {...}, "secrets": {"FILE": "TEXT"}, "memory_bytes": 0,
-     "limit_bytes": 0, "jobs": [JOB, ...]}
+     "limit_bytes": 0, "gpus": 0, "jobs": [JOB, ...]}
         where JOB is {"name": "...", "id": "...", "cluster": "...", "workers": [ARGV, ...]}. An ARGV that starts with
         null is run by this Python; the host's environment overrides ``low``, and ``high`` overrides it
     {"op": "jobs", "call": 2}
@@ -29,10 +29,11 @@ import select
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -115,6 +116,19 @@ def kill_rest(record: Record) -> None:
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             if (int(fields[2]), int(fields[3])) == (group, record["keeper"]):
                 os.kill(int(entry.name), signal.SIGKILL)
+
+
+def find_devices() -> list[str]:
+    """The GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [device.strip() for device in visible.split(",") if device.strip() not in ("", "-1")]
+    try:
+        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return answer.stdout.split()
 
 
 # --- the keeper of one job -----------------------------------------------------------------------------------------
@@ -210,6 +224,8 @@ class Agent:
         home = options["directory"] or os.environ.get("XDG_STATE_HOME") or "~/.local/state"
         self.place = Path(home).expanduser() / "dask-adaptive" / "jobs" / socket.gethostname()
         self.seen: dict[str, tuple[str, str]] = {}
+        self.over: dict[str, Record] = {}
+        self.devices: list[str] | None = None
         self.incoming = b""
 
     def run(self) -> None:
@@ -260,16 +276,19 @@ class Agent:
 
     # --- looking ---
 
-    def records(self) -> Iterator[tuple[Path, Record]]:
-        """Every job that was started under this name of the host, as it is now."""
-        for folder in self.place.iterdir():
-            record = read_record(folder)
+    def records(self, names: Iterable[str] | None = None) -> Iterator[tuple[Path, Record]]:
+        """Every job that was started under this name of the host, or some of them, as they are now."""
+        for folder in self.place.iterdir() if names is None else map(self.folder, names):
+            record = self.over.get(folder.name) or read_record(folder)
             if record is None or record["host"] != self.host:
                 continue
             if record["state"] != "ended" and not is_kept(record):
                 record = read_record(folder) or record  # it may have ended in the moment between
                 if record["state"] != "ended":
                     self.bury(folder, record)
+            if record["state"] == "ended":
+                self.over[folder.name] = record
+            self.seen.setdefault(folder.name, (record["state"], record["reason"]))
             yield folder, record
 
     def bury(self, folder: Path, record: Record) -> None:
@@ -289,15 +308,16 @@ class Agent:
 
     def look(self) -> None:
         """Tell of every job that changed since the last look."""
-        seen = {record["name"]: (record["state"], record["reason"]) for _, record in self.records()}
-        for name, (state, reason) in seen.items():
-            if self.seen.get(name, (state, reason)) != (state, reason):
+        for _, record in self.records([name for name, (state, _) in self.seen.items() if state != "ended"]):
+            name, state, reason = record["name"], record["state"], record["reason"]
+            if self.seen[name] != (state, reason):
+                self.seen[name] = (state, reason)
                 self.say(op="changed", name=name, state=state, reason=reason)
-        self.seen = seen
 
     def sweep(self) -> None:
         """Remove what ended long ago, and the oldest where there is much of it."""
-        ended = sorted((r["ended_s"], str(folder)) for folder, r in self.records() if r["state"] == "ended")
+        found = ((read_record(folder), folder) for folder in self.place.iterdir())
+        ended = sorted((record["ended_s"], str(folder)) for record, folder in found if record and record["ended_s"])
         for place, (ended_s, folder) in enumerate(ended):
             if time.time() - ended_s > KEEP_ENDED_S or place < len(ended) - KEEP_ENDED:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -334,7 +354,10 @@ class Agent:
         environment = {**message["low"], **os.environ, **message["high"]}
         for wanted in message["jobs"]:
             try:
-                self.start_job(wanted, {**message, "environment": environment, "directory": str(Path.home())})
+                devices = self.free_devices(message["gpus"] * len(wanted["workers"]))
+                started = {**message, "environment": environment, "directory": str(Path.home()), "devices": devices}
+                self.start_job(wanted, started)
+                self.seen[wanted["name"]] = ("running", "")
             except OSError as error:  # noqa: PERF203
                 refused[wanted["name"]] = str(error)
         return {"refused": refused}
@@ -344,7 +367,7 @@ class Agent:
         folder = self.folder(wanted["name"])
         record = {word: wanted[word] for word in ("id", "name", "cluster")}
         record |= {"host": self.host, "state": "running", "reason": "", "exit_code": None, "ended_s": 0.0, "group": 0}
-        record["secrets"] = list(message["secrets"])
+        record |= {"secrets": list(message["secrets"]), "devices": message["devices"]}
         folder.mkdir(mode=0o700)
         try:
             for name, text in message["secrets"].items():
@@ -355,6 +378,18 @@ class Agent:
         except OSError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+    def free_devices(self, count: int) -> list[str]:
+        """So many GPUs that no other job has. Raises ``OSError`` where they are not there."""
+        if not count:
+            return []
+        if self.devices is None:
+            self.devices = find_devices()
+        taken = {device for _, record in self.records() if record["state"] != "ended" for device in record["devices"]}
+        free = [device for device in self.devices if device not in taken]
+        if len(free) < count:
+            raise OSError(f"a job takes {count} GPUs, and {len(free)} of {len(self.devices)} are free")
+        return free[:count]
 
     def fork(self, folder: Path, record: Record, wanted: Message, message: Message) -> bytes:
         reader, writer = os.pipe()
@@ -370,10 +405,11 @@ class Agent:
 
 def _for_nursery(wanted: Message, folder: Path, message: Message) -> Message:
     """The job as the nursery takes it: programs by their full path, and where its log goes."""
-    workers = []
-    for program, *arguments in wanted["workers"]:
+    workers, gpus = [], message["gpus"]
+    for i, (program, *arguments) in enumerate(wanted["workers"]):
         path = sys.executable if program is None else shutil.which(program) or program
-        workers.append({"argv": [path, *arguments], "environment": {}})
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(message["devices"][i * gpus : (i + 1) * gpus])} if gpus else {}
+        workers.append({"argv": [path, *arguments], "environment": visible})
     limits = {"memory_bytes": message["memory_bytes"], "limit_bytes": message["limit_bytes"]}
     return {"number": 1, "log": str(folder / "log"), "workers": workers, **limits}
 

@@ -26,6 +26,7 @@ from dask_adaptive.backend.contracts import Wake
 from dask_adaptive.backend.hosts import Host, hosts_of
 from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
+from dask_adaptive.waiting import within
 
 __all__ = ["Ssh"]
 
@@ -77,6 +78,7 @@ class Ssh:
     """
 
     name = "ssh"
+    elsewhere = True
     lag_s = 0.0
     poll_s = 2.0
 
@@ -127,8 +129,12 @@ class Ssh:
             raise Rejected("this backend is closed")
         if not self.hosts:
             raise Rejected("no hosts were given: hosts=['user@host*slots', ...]")
-        if batch.spec.gpus:
-            raise Rejected("gpus= is not supported by the ssh backend; say resources= and CUDA_VISIBLE_DEVICES")
+        try:
+            return await within(self.timeout_s, self._submit(batch))
+        except asyncio.TimeoutError:
+            raise Ambiguous(f"{batch.count} jobs were not started within {self.timeout_s:g} s") from None
+
+    async def _submit(self, batch: Batch) -> Sequence[JobId]:
         await self._places.meet()
         message, names = await _message(batch, self._environment), list(batch.names)
         started: dict[str, JobId] = {}
@@ -215,8 +221,10 @@ class Ssh:
             refused = (await link.call({**message, "jobs": jobs}, self.timeout_s / 2))["refused"]
         except Unavailable as error:
             return {}, [], dict.fromkeys(names, str(error))
-        except Ambiguous:
+        except (Ambiguous, asyncio.CancelledError) as error:
             place.alive |= set(ids.values())  # so that nobody believes a list without this host
+            if not isinstance(error, Ambiguous):
+                raise
             return {}, list(names), {}
         finally:
             place.coming -= len(names)
@@ -236,9 +244,9 @@ class Ssh:
             said = f"{len(started)} of {batch.count} jobs were started, {len(unsure)} more perhaps"
             raise Ambiguous("; ".join([said, *dict.fromkeys(refusals), self._places.reasons()]))
         if not started:
-            used = sum(len(place.alive) + place.coming for place in self._places if place.link is not None)
-            hosts = sum(place.link is not None for place in self._places)
-            why = f"all {used} slots of {hosts} hosts are used" if hosts else "no host can be used"
+            hosts = [place for place in self._places if place.usable]
+            used = sum(len(place.alive) + place.coming for place in hosts)
+            why = f"all {used} slots of {len(hosts)} hosts are used" if hosts else "no host can be used"
             raise NoCapacity("; ".join(filter(None, [why, *dict.fromkeys(refusals), self._places.reasons()])))
         return [started[name] for name in first]
 
@@ -294,6 +302,7 @@ async def _message(batch: Batch, environment: Mapping[str, str]) -> Message:
         "secrets": secrets,
         "limit_bytes": terminate_bytes(config, batch.spec),
         "memory_bytes": batch.spec.shape.memory_bytes,
+        "gpus": 0 if batch.spec.command else batch.spec.gpus,
     }
 
 
