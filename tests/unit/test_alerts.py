@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -88,7 +89,7 @@ def test_functions_names_commands_and_lists_of_them() -> None:
     assert () == hooks_of(None) == hooks_of([])
     assert (hear,) == hooks_of(hear)
     assert ("getcwd",) == tuple(hook.__name__ for hook in hooks_of("os:getcwd"))
-    several = hooks_of([hear, ["true", "x"], "os:getcwd"])
+    several: Any = hooks_of([hear, ["true", "x"], "os:getcwd"])
     assert [hear, ("true", "x")] == [several[0], several[1].argv]
     assert 3 == len(several)
 
