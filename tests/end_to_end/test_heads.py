@@ -30,11 +30,11 @@ from tests.sshd import running_hosts
 
 from dask_adaptive import Cluster, ConfigError, EngineError, connect
 from dask_adaptive.backend.local import Local
-from dask_adaptive.head.state import entries, entry_of
+from dask_adaptive.head.state import Standing, entries, entry_of
 from dask_adaptive.show.cli import adaptive
 
 from .gates import LIMIT_S, until
-from .worlds import MARK, marked, rounds
+from .worlds import MARK, kill, marked, rounds
 
 PROGRAM = [sys.executable, "-m", "dask", "adaptive"]
 
@@ -256,7 +256,7 @@ def test_a_killed_worker_is_replaced(mark: str) -> None:
     with connect("robust") as cluster, Client(cluster) as client:
         client.wait_for_workers(1, timeout=60)
         [pid] = client.run(os.getpid).values()
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
         assert pid != client.submit(os.getpid).result(timeout=60)
     assert 0 == command("down", "robust").exit_code
 
@@ -265,7 +265,7 @@ def test_a_killed_head_leaves_no_jobs_and_is_recognised(mark: str) -> None:
     pid = up("fragile", "--minimum", "2")
     with connect("fragile") as cluster, Client(cluster) as client:
         client.wait_for_workers(2, timeout=60)
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
         soon(lambda: not table(mark))
         with pytest.raises(EngineError, match="cannot be asked"):
             cluster.explain()
@@ -379,7 +379,7 @@ def test_reap_cancels_what_a_killed_head_left(manager: tuple[str, ...], mark: st
     with connect("lost") as cluster, Client(cluster) as client:
         client.wait_for_workers(1, timeout=60)
         soon(lambda: [line.split()[4] for line in queue()] == ["R", "R", "Q"])
-    os.kill(pid, signal.SIGKILL)
+    kill(pid)
     soon(lambda: [line.split()[4] for line in queue()] == ["R"])
     [row] = json.loads(command("list", "--json").stdout)
     assert "lost" == row["state"]  # and it is not forgotten: something may be left
@@ -393,8 +393,8 @@ def test_reap_cancels_what_a_killed_head_left(manager: tuple[str, ...], mark: st
 
 
 def test_what_cannot_be_asked_is_not_forgotten(manager: tuple[str, ...], tmp_path: Path) -> None:
-    pid = up("unsure", *manager)
-    os.kill(pid, signal.SIGKILL)
+    kill(up("unsure", *manager))
+    soon(lambda: entry_of("unsure").standing() is Standing.LOST)
     fake = Fake(tmp_path / "pbs", "pbs:Pbs")
     fake.fault(down=("query",))
     done = command("reap")
@@ -568,9 +568,14 @@ async def test_what_would_end_anyway_cannot_be_left() -> None:
 # --- from a laptop -----------------------------------------------------------------------------------------------
 
 
+def elsewhere(home: Path) -> dict[str, str]:
+    """The environment of a host with the same heads, and without what a login shell of this user does."""
+    return {"XDG_STATE_HOME": os.environ["XDG_STATE_HOME"], "HOME": str(home)}
+
+
 @pytest.mark.system("ssh")
 def test_from_a_laptop_through_a_forward(shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running_hosts(tmp_path / "hosts", 1, XDG_STATE_HOME=os.environ["XDG_STATE_HOME"]) as hosts:
+    with running_hosts(tmp_path / "hosts", 1, **elsewhere(tmp_path)) as hosts:
         program = tmp_path / "ssh"
         options = (
             "-F none",
@@ -604,14 +609,15 @@ def test_from_a_laptop_through_a_forward(shared: str, tmp_path: Path, monkeypatc
 
 @pytest.mark.system("ssh")
 def test_a_forward_ends_with_whoever_opened_it(shared: str, tmp_path: Path) -> None:
-    """However it ends: SSH reads from it, and ends with it."""
-    with running_hosts(tmp_path / "hosts", 1, XDG_STATE_HOME=os.environ["XDG_STATE_HOME"]) as hosts:
+    """However it ends."""
+    with running_hosts(tmp_path / "hosts", 1, **elsewhere(tmp_path)) as hosts:
         options = ["-F", "none", "-i", str(hosts.key), "-p", str(hosts.sshds[0].port)]
         ssh = ["ssh", *options, "-o", f"UserKnownHostsFile={hosts.known_hosts}", "-o", "BatchMode=yes"]
+        place = urlsplit(entry_of(shared).running().address).netloc
         program = f"""
             import time
             from dask_adaptive.head.forward import Forward
-            way = Forward("{getpass.getuser()}@127.0.0.1", ["127.0.0.1:{hosts.sshds[0].port}"], {ssh!r})
+            way = Forward("{getpass.getuser()}@127.0.0.1", [{place!r}], {ssh!r})
             print(way.ports[0], flush=True)
             time.sleep(600)
         """

@@ -5,9 +5,12 @@ The ``ssh`` program does it, so that keys, agents, jump hosts and ``~/.ssh/confi
 
 from __future__ import annotations
 
+import os
 import secrets
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,11 +24,21 @@ from dask_adaptive.head.state import CREDENTIALS, NAME, Running
 
 __all__ = ["Far", "Forward", "forward", "is_far", "look_up"]
 
-FETCH_S = 60.0
+FETCH_S = 120.0
 FORWARD_S = 30.0
 
-ALIVE = ("-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")
+ALIVE = ("-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")
 UNKNOWN = 44
+
+TIED = """
+exec 3<&0
+"$@" </dev/null 3<&- & ssh=$!
+{ cat <&3 >/dev/null; kill "$ssh"; } & reader=$!
+wait "$ssh"; code=$?
+kill "$reader"
+exit "$code"
+"""
+"""Run by ``sh`` here: SSH ends as soon as the other end of our standard input is closed, however that came about."""
 
 FETCH = """
 cd "${{XDG_STATE_HOME:-$HOME/.local/state}}/dask-adaptive/heads" 2>/dev/null && ls
@@ -115,29 +128,17 @@ class Forward:
     def __init__(self, destination: str, places: Sequence[str], ssh: Sequence[str] = ("ssh",)) -> None:
         self.ports = _free_ports(len(places))
         self._ssh, self._destination = ssh, destination
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         pairs = zip(self.ports, places, strict=True)
         self._ways = [word for port, place in pairs for word in ("-L", f"127.0.0.1:{port}:{place}")]
-        # Its command reads until we are gone: so SSH ends with us, however that happens.
-        command = [
-            *ssh,
-            "-T",
-            "-o",
-            "ExitOnForwardFailure=yes",
-            *ALIVE,
-            *self._ways,
-            destination,
-            "exec cat >/dev/null",
-        ]
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 - no shell here
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # ctrl-C is for us only
-            )
-        except OSError as error:
-            raise EngineError(f"{command[0]} cannot be started: {error.strerror}") from error
+        command = [*ssh, "-N", "-T", *ALIVE, *self._ways, destination]
+        self._process = subprocess.Popen(  # noqa: S603 - the shell runs a text of ours; the rest are words
+            ["/bin/sh", "-c", TIED, "sh", *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=self._said,
+            start_new_session=True,  # ctrl-C is for us only
+        )
         try:
             self._wait()
         except BaseException:
@@ -148,8 +149,8 @@ class Forward:
         deadline = time.monotonic() + FORWARD_S
         while not all(_listens(port) for port in self.ports):
             if self._process.poll() is not None:
-                said = b"" if self._process.stderr is None else self._process.stderr.read()
-                words = said.decode(errors="replace").strip().splitlines()
+                self._said.seek(0)
+                words = self._said.read().decode(errors="replace").strip().splitlines()
                 raise EngineError(f"no way to {self._destination}: {words[-1] if words else 'ssh ended'}")
             if time.monotonic() > deadline:
                 raise EngineError(f"no way to {self._destination} within {FORWARD_S:g} s")
@@ -161,15 +162,14 @@ class Forward:
             with suppress(OSError, subprocess.TimeoutExpired):
                 cancel = [*self._ssh, "-O", "cancel", *self._ways, self._destination]
                 subprocess.run(cancel, capture_output=True, timeout=5, check=False)  # noqa: S603
-        for pipe in (self._process.stdin, self._process.stderr):
+        for pipe in (self._process.stdin, self._said):
             if pipe is not None:
                 with suppress(OSError):
                     pipe.close()
-        self._process.terminate()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
 

@@ -16,7 +16,7 @@ from dask_adaptive.description import Description
 from dask_adaptive.errors import AdaptiveError, BackendError
 from dask_adaptive.head.end import clean, described_in, head_backend, nothing_can_be_left, terminate
 from dask_adaptive.head.state import Entry, Running, Setup, claim, this_process
-from dask_adaptive.model import Batch, JobId, JobState
+from dask_adaptive.model import Batch, Job, JobId, JobState
 from dask_adaptive.tags import new_key
 
 __all__ = ["up"]
@@ -155,6 +155,7 @@ async def _job_end(entry: Entry, backend: Backend) -> str:
     setup = entry.setup()
     key, job_id = (setup.key, JobId(setup.job)) if setup is not None else ("", JobId(""))
     missing_s, patience_s = 0.0, backend.lag_s + UNSEEN_S
+    job: Job | None = None
     while missing_s < patience_s:
         pause_s = float(getattr(backend, "poll_s", 1.0))
         await asyncio.sleep(pause_s)
