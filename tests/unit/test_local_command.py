@@ -7,7 +7,7 @@ import itertools
 import pytest
 from distributed.cli.dask_worker import main as dask_worker
 
-from dask_adaptive.backend.command import worker_arguments, worker_environment
+from dask_adaptive.backend.command import with_preload, worker_arguments, worker_environment
 from dask_adaptive.errors import Rejected
 from dask_adaptive.model import Shape, Spec, job_of_worker
 
@@ -81,3 +81,21 @@ def test_environment_precedence() -> None:
 
 def test_environment_without_configuration() -> None:
     assert {} == worker_environment({}, {"distributed": None}, Spec("tcp://h:1"))
+
+
+@pytest.mark.parametrize(
+    ("preload", "argv", "expected"),
+    [
+        ([], [], (["new.py"], [])),
+        (["calendar"], [], (["new.py", "calendar"], [])),
+        (["calendar"], ["--x"], (["new.py", "calendar"], ["--x"])),
+        (["calendar", "cmd"], [["--x"], ["--y"]], (["new.py", "calendar", "cmd"], [[], ["--x"], ["--y"]])),
+    ],
+)
+def test_one_more_module_hides_no_other(
+    preload: list[str], argv: list[object], expected: tuple[object, object]
+) -> None:
+    config = {"distributed": {"worker": {"preload": preload, "preload-argv": argv, "memory": {"target": 0.6}}}}
+    worker = with_preload(config, "new.py")["distributed"]["worker"]
+    assert ({"target": 0.6}, *expected) == (worker["memory"], worker["preload"], worker["preload-argv"])
+    assert preload == config["distributed"]["worker"]["preload"], "the one given is as it was"

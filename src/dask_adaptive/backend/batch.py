@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from inspect import Parameter, Signature, signature
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dask_adaptive.backend import _leaving
-from dask_adaptive.backend.command import worker_config
+from dask_adaptive.backend.command import with_preload, worker_config
 from dask_adaptive.backend.dialect import Answer, Call, Dialect
 from dask_adaptive.backend.known import Known
 from dask_adaptive.backend.login import Login
@@ -20,7 +20,7 @@ from dask_adaptive.backend.private import PrivateFiles
 from dask_adaptive.backend.runner import Here, Runner
 from dask_adaptive.backend.script import environment_file, job_script
 from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
-from dask_adaptive.model import Batch, Job, JobId, Spec
+from dask_adaptive.model import Batch, Job, JobId, JobState, Spec
 
 __all__ = ["BatchSystem", "speaking"]
 
@@ -176,6 +176,9 @@ class BatchSystem:
             self._list_took_s = time.monotonic() - asked_s
             moved = self._known.listed(cluster, listed, asked_s, self.lag_s)
             self._quiet = 1.0 if moved else min(self._quiet * 1.3, 6.0)
+            await self._end_stuck(
+                job.id for job in listed if job.name.startswith(cluster) and job.state is JobState.ENDED
+            )
             await self._recall(cluster)
         return self._known.jobs(cluster)
 
@@ -226,7 +229,8 @@ class BatchSystem:
     def job_script(self, batch: Batch) -> str:
         """Exactly what would be submitted; paths of private files, which do not exist yet, apart."""
         tls = {option: f"{PRIVATE}/{option}.pem" for option in batch.spec.tls}
-        spec = replace(batch.spec, tls=tls, preload=(f"{PRIVATE}/leaving.py", *batch.spec.preload))
+        preload = (f"{PRIVATE}/leaving.py", *batch.spec.preload) if batch.spec.preload else ()
+        spec = replace(batch.spec, tls=tls, preload=preload)
         log = f"{Path(self.log_directory).expanduser()}/{batch.tag}.%.log"
         return job_script(self.dialect, batch.tag, spec, log=log, environment=f"{PRIVATE}/environment.sh")
 
@@ -256,13 +260,12 @@ class BatchSystem:
 
     async def _script(self, batch: Batch) -> tuple[Spec, str]:
         """The specification with its files placed, and the script."""
-        place, key = self._private.place, batch.cluster
-        environment = await place(key, environment_file(worker_config(batch.spec), batch.spec), "sh")
-        tls = {
-            name: await place(key, await asyncio.to_thread(_read, path), "pem") for name, path in batch.spec.tls.items()
-        }
+        place, key, spec = self._private.place, batch.cluster, batch.spec
         leaving = await place(key, await asyncio.to_thread(_read, _leaving.__file__), "py")
-        spec = replace(batch.spec, tls=tls, preload=(leaving, *batch.spec.preload))
+        tls = {name: await place(key, await asyncio.to_thread(_read, path), "pem") for name, path in spec.tls.items()}
+        config = worker_config(spec) if spec.preload else with_preload(worker_config(spec), leaving)
+        environment = await place(key, environment_file(config, spec), "sh")
+        spec = replace(spec, tls=tls, preload=(leaving, *spec.preload) if spec.preload else ())
         log = await self._log(batch.tag)
         return spec, job_script(self.dialect, batch.tag, spec, log=log, environment=environment)
 
@@ -280,6 +283,14 @@ class BatchSystem:
     async def _list(self) -> Sequence[Job]:
         calls = self.dialect.query(await self.runner.user())
         return _understood(self.dialect.queried, [await self._ask(call) for call in calls])
+
+    async def _end_stuck(self, ended: Iterable[JobId]) -> None:
+        """Where what has ended is not listed, something that is could not be started, and would stay there for ever."""
+        if getattr(self.dialect, "lists_ended", True):
+            return
+        for call in self.dialect.cancel(list(ended)):
+            with suppress(BackendError):
+                await self._ask(call)
 
     async def _recall(self, cluster: str) -> None:
         """Ask how jobs ended that left the list. That not everything can be learned is no error."""

@@ -13,7 +13,14 @@ from dask_adaptive.errors import Rejected
 from dask_adaptive.model import Need, Spec, worker_name
 from dask_adaptive.walltime import margin_s
 
-__all__ = ["MODULE", "terminate_bytes", "worker_arguments", "worker_config", "worker_environment"]
+__all__ = [
+    "MODULE",
+    "terminate_bytes",
+    "with_preload",
+    "worker_arguments",
+    "worker_config",
+    "worker_environment",
+]
 
 MODULE = "distributed.cli.dask_worker"
 """The module behind ``dask worker``; ``python -m`` runs it."""
@@ -88,6 +95,19 @@ def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
         with contextlib.suppress(TypeError, ValueError):
             plain[key] = _plain(entry) if isinstance(entry, Mapping) else json.loads(json.dumps(entry))
     return plain
+
+
+def with_preload(config: Mapping[str, Any], module: str) -> dict[str, Any]:
+    """The configuration with one more module that every worker imports first, before the configured ones.
+
+    On the command line it would hide those, and let Dask take an option that it does not know for one of a module.
+    """
+    key = "distributed.worker.preload"
+    preload: list[str] = dask.config.get(key, None, config=config) or []
+    argv: list[Any] = dask.config.get(f"{key}-argv", None, config=config) or []
+    argv = [[], *argv] if argv and not isinstance(argv[0], str) else argv  # one list for each module, or one for all
+    more = {"distributed": {"worker": {"preload": [module, *preload], "preload-argv": argv}}}
+    return dict(dask.config.merge(config, more))
 
 
 def terminate_bytes(config: Mapping[str, Any], spec: Spec) -> int:
