@@ -134,6 +134,8 @@ class Dialect(Protocol):
     def queried(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """Every job in the answers that has a name of ours (``TAG``), as ``<tag>.<i>`` with ``i`` counted from 0.
 
+        What the system still holds although it can never run (SGE's ``Eqw``) has ended, with a reason. A dialect whose
+        ``lists_ended`` is False (default: True) says that nothing else that ended is listed: then these are cancelled.
         Raises ``Unavailable`` or ``Garbled``; an answer that is a part, or that an error came with, is no answer.
         """
         ...

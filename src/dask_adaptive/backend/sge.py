@@ -69,6 +69,7 @@ class Sge:
     first = 1
     attempt = '$([ "${RESTARTED:-0}" = 0 ] && echo 0 || date +%s)'  # it tells that, not how often
     poll_s = 2.0
+    lists_ended = False
 
     def probe(self) -> Sequence[Call]:
         """Which parallel environments, resources and limits the site has."""
