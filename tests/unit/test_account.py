@@ -13,6 +13,13 @@ def with_pool(made: Record, **changes: object) -> Record:
     return replace(made, snapshot=replace(made.snapshot, pools=pools))
 
 
+def test_what_backends_want_to_be_known_stands_below_the_table_and_in_the_explanation() -> None:
+    table = job_table(None, 0.0, ["host fir: <away>"])
+    assert "no jobs\nhost fir: <away>" == str(table)
+    assert "<p>host fir: &lt;away&gt;</p>" in table._repr_html_()
+    assert "To be known: host fir: away" in explanation(record(1, {Phase.READY: 1}), notes=["host fir: away"])
+
+
 def test_before_the_first_round_nothing_is_made_up():
     assert "no jobs" == str(job_table(None, 0.0))
     assert "has not decided yet" in explanation(None)

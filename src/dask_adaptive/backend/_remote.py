@@ -359,7 +359,7 @@ class Agent:
                 self.start_job(wanted, started)
                 self.seen[wanted["name"]] = ("running", "")
             except OSError as error:  # noqa: PERF203
-                refused[wanted["name"]] = str(error)
+                refused[wanted["name"]] = error.strerror or str(error)
         return {"refused": refused}
 
     def start_job(self, wanted: Message, message: Message) -> None:
