@@ -1,8 +1,4 @@
-"""Whatever runs jobs by commands of your own: submit, list and cancel are templates. Pure.
-
-What the commands get, and what they have to print, is said in ``Custom``; ``examples/custom-scripts`` has a queue in a
-few lines that keeps to it.
-"""
+"""Whatever runs jobs by commands of your own, which are templates. Pure. ``examples/custom-scripts`` has an example."""
 
 from __future__ import annotations
 
@@ -20,8 +16,7 @@ __all__ = ["Custom"]
 
 AWAY, FULL = 69, 75  # of sysexits.h: EX_UNAVAILABLE, it cannot be reached; EX_TEMPFAIL, there is no room now
 
-NAME = re.compile(rf"({TAG.pattern})(?:\.(\d+))?")
-PLACE = re.compile(r"\{(\w+)\}")
+NAME, PLACE = re.compile(rf"({TAG.pattern})(?:\.(\d+))?"), re.compile(r"\{(\w+)\}")
 ASKED = ("cores", "memory_mb", "gpus", "nodes", "walltime_s", "queue", "account")
 PLACES: Mapping[str, Collection[str]] = {
     "submit_command": ("tag", "count", "last", "script", *ASKED),
@@ -56,16 +51,13 @@ class Custom:
         Shell word for the number of a job in its batch, from 0, such as ``${MY_INDEX:-0}``.
     attempt:
         Shell word that is another one each time that a job is started again. Default: the second of its start.
-    lag_s, poll_s, largest:
-        How far the list may run behind, and the time between two looks, in seconds; how many jobs to ask for at once.
+    lag_s, largest:
+        How far the list may run behind, in seconds, and how many jobs to ask for at once.
 
-    Raises
-    ------
-    ConfigError
-        For a template that is empty, lacks a place or has one that there is not.
+    Raises ``ConfigError`` for a template that is empty, lacks a place or has one that there is not.
     """
 
-    options: ClassVar[tuple[str, ...]] = (*PLACES, "index", "attempt", "lag_s", "poll_s", "largest")
+    options: ClassVar[tuple[str, ...]] = (*PLACES, "index", "attempt", "lag_s", "largest")
     example: ClassVar[Mapping[str, Sequence[str]]] = {
         "submit_command": ["my-queue", "submit", "{tag}", "{count}"],
         "list_command": ["my-queue", "list"],
@@ -120,9 +112,7 @@ class Custom:
             raise _failure(answer, NoCapacity if answer.exit_code == FULL else Rejected)
         rows = [line.split() for line in answer.stdout.splitlines()]
         if not 1 <= len(rows) <= count or any(len(row) != 1 for row in rows):
-            raise Garbled(
-                f"submit_command must print up to {count} ids, a line each: {answer.said}", command=answer.argv
-            )
+            raise Garbled(f"submit_command must print an id a line, up to {count}: {answer.said}", command=answer.argv)
         return [JobId(row[0]) for row in rows]
 
     def query(self, user: str) -> Sequence[Call]:
@@ -154,9 +144,8 @@ class Custom:
 
     def cancelled(self, answers: Sequence[Answer]) -> None:
         """Any exit code says that a job may live on."""
-        for answer in answers:
-            if answer.exit_code:
-                raise _failure(answer, Rejected)
+        for answer in (each for each in answers if each.exit_code):
+            raise _failure(answer, Rejected)
 
     def log(self, id: JobId, log: str) -> str:
         """Where it was said to be, else where the job script writes it."""
@@ -169,7 +158,6 @@ def _words(command: Sequence[str] | str) -> tuple[str, ...]:
 
 
 def _check(key: str, said: Sequence[str] | str, known: Collection[str]) -> None:
-    """Raises for a template that cannot be filled."""
     try:
         words = _words(said)
         unknown = [place for word in words for place in PLACE.findall(word) if place not in known]
@@ -182,21 +170,20 @@ def _check(key: str, said: Sequence[str] | str, known: Collection[str]) -> None:
 
 
 def _filled(command: Sequence[str] | str, values: Mapping[str, object]) -> tuple[str, ...]:
-    """The words with their places filled; ``{script}`` is left to who places the file."""
+    # {script} is left to who places the file
     return tuple(PLACE.sub(lambda place: str(values.get(place[1], place[0])), word) for word in _words(command))
 
 
 def _asked(spec: Spec) -> Mapping[str, object]:
     request, shape = spec.request, spec.shape
     memory_bytes = request.memory_bytes or shape.workers * shape.memory_bytes
-    cores, gpus, memory_mb = request.cores or shape.job_threads, spec.gpus * shape.workers, -(-memory_bytes // 2**20)
-    walltime_s = int(-(-request.walltime_s // 1))
+    cores, memory_mb = request.cores or shape.job_threads, -(-memory_bytes // 2**20)
+    gpus, walltime_s = spec.gpus * shape.workers, int(-(-request.walltime_s // 1))
     said = (cores, memory_mb, gpus, request.nodes or 1, walltime_s, request.queue, request.account)
     return dict(zip(ASKED, said, strict=True))
 
 
 def _job(row: Sequence[str], answer: Answer) -> Job:
-    """The job of one line: ``id name state [exit] [reason]``."""
     try:
         job_id, name, state, code, reason = (*row, "", "", "")[:5]
         tag, index = NAME.fullmatch(name).groups()  # type: ignore[union-attr]

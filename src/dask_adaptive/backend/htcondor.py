@@ -56,6 +56,7 @@ class HTCondor:
     lag_s: float = 5.0
     poll_s: float = 5.0
     largest: int = 5000
+    lists_ended: bool = False  # but what is held
 
     def probe(self) -> Sequence[Call]:
         """Nothing: what differs between versions is not used."""
@@ -99,7 +100,7 @@ class HTCondor:
         """Our directives without those that the user leaves out or brings, then the user's."""
         _refuse(spec.request)
         own = spec.request.directives
-        dropped = {_key(line) for line in (*spec.request.skip, *own)}
+        dropped = {line.partition("=")[0].strip().lower() for line in (*spec.request.skip, *own)}
         return [*(str(each) for each in self.directives(spec, "") if each.key not in dropped), *own]
 
     def submitted(self, answer: Answer, count: int) -> Sequence[JobId]:
@@ -144,10 +145,6 @@ class HTCondor:
     def log(self, id: JobId, log: str) -> str:
         """Where the job script wrote it."""
         return log.replace("%", id.partition(".")[2])
-
-
-def _key(line: str) -> str:
-    return line.partition("=")[0].strip().lower()
 
 
 def _refuse(request: Request) -> None:  # nothing is taken and then ignored

@@ -113,7 +113,7 @@ def test_a_line_an_id() -> None:
 
 @pytest.mark.parametrize("text", ["", "\n", "7\n8\n9\n", "job 7 started\n", "7\n\n"])
 def test_anything_else_is_not_understood(text: str) -> None:
-    with pytest.raises(Garbled, match="a line each"):
+    with pytest.raises(Garbled, match="an id a line"):
         CUSTOM.submitted(Answer(("go",), 0, text), 2)
 
 
