@@ -38,6 +38,7 @@ from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
 from dask_adaptive.policy.cost_aware import kinds_in
 from dask_adaptive.policy.found import AsFound
+from dask_adaptive.recording import Recording
 from dask_adaptive.security import security_of, worker_files
 from dask_adaptive.show.bulletin import Ledger
 from dask_adaptive.show.widget import make_widget, status_html
@@ -145,6 +146,7 @@ class Cluster(DaskCluster):
         self._leaves = False
         self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._recording: Recording | None = None
         self._scaling: asyncio.Future[None] | None = None
         self._until_closed, self._silence_logs = ExitStack(), silence_logs
         self.scheduler_comm: Any = None
@@ -524,6 +526,30 @@ class Cluster(DaskCluster):
         """What the name of every job begins with, once the cluster runs."""
         return self._key
 
+    def record(self, path: str) -> Any:
+        """Record what runs from now on, group by group, to a file that ``dask adaptive simulate`` replays.
+
+        Returns
+        -------
+        Recording
+            ``await recording.stop()`` writes the file and ends; the end of the cluster does so as well.
+
+        Raises
+        ------
+        ConfigError
+            If the file cannot be written, or something is recorded already.
+        """
+        return self.sync(self._record, path)
+
+    async def _record(self, path: str) -> Recording:
+        if self._recording is not None:
+            raise ConfigError(f"a run is being recorded already, to {self._recording.path}")
+        connection = self.security.get_connection_args("client")
+        recording = Recording(path, self.scheduler_comm.address, connection)
+        await recording.start()
+        self._recording = recording
+        return recording
+
     # --- the end ---
 
     def detach(self) -> Any:
@@ -569,6 +595,11 @@ class Cluster(DaskCluster):
         self.status = Status.closing
         for callback in self.periodic_callbacks.values():
             callback.stop()
+        if self._recording is not None:
+            try:
+                await self._recording.stop()
+            except (AdaptiveError, OSError) as error:  # a full disk must not keep the jobs from ending
+                self._log(f"the run was not recorded: {error}")
         if self.controller is not None and self._leaves:
             await self.controller.stop()
             if self._jobs is not None:

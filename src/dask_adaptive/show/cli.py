@@ -15,6 +15,7 @@ from dask_adaptive.errors import AdaptiveError, ConfigError, nearest
 from dask_adaptive.show.file_commands import COMMANDS as FILE_COMMANDS
 from dask_adaptive.show.head_commands import COMMANDS as HEAD_COMMANDS
 from dask_adaptive.show.job_commands import COMMANDS as JOB_COMMANDS
+from dask_adaptive.show.record import record
 
 __all__ = ["adaptive"]
 
@@ -51,7 +52,7 @@ def adaptive() -> None:
     """Clusters exactly as large as their work."""
 
 
-for _command in (*FILE_COMMANDS, *JOB_COMMANDS, *HEAD_COMMANDS):
+for _command in (*FILE_COMMANDS, *JOB_COMMANDS, *HEAD_COMMANDS, record):
     adaptive.add_command(_command)
 
 

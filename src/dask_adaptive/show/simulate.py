@@ -21,6 +21,7 @@ from dask_adaptive.show.timeline import timeline_of
 from dask_adaptive.sim.shapes import SHAPES
 from dask_adaptive.sim.site import Site
 from dask_adaptive.sim.trial import POLICIES, Trial, site_named, trial
+from dask_adaptive.sim.recorded import is_recorded, read_recorded
 from dask_adaptive.sim.wfformat import read_wfformat
 from dask_adaptive.sim.workload import Workload
 from dask_adaptive.sim.world import Setting
@@ -112,7 +113,7 @@ def _workloads(name: str, seeds: int) -> Sequence[Workload]:
         return [SHAPES[name](seed=seed) for seed in range(seeds)]
     if not Path(name).is_file():
         raise ConfigError(f"there is no file {name!r}, and no shape of that name; {nearest(name, SHAPES)}")
-    return [read_wfformat(name)] * seeds
+    return [read_recorded(name) if is_recorded(name) else read_wfformat(name)] * seeds
 
 
 def _trials(
