@@ -25,7 +25,7 @@ from dask_adaptive.errors import EngineError
 from dask_adaptive.model import WORKER_NAME, Load
 from dask_adaptive.waiting import within
 
-__all__ = ["DaskEngine", "Holding"]
+__all__ = ["DaskEngine", "Holding", "parcel"]
 
 FIRST_CONTACT_S = 30.0
 PUBLISH_S = 1.0
