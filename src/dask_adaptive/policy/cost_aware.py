@@ -16,6 +16,7 @@ from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Past, PoolView, Target, View, Want
 from dask_adaptive.policy.demand import THREADS, impossible_words, number, pinned_words, shares
 from dask_adaptive.policy.durations import GUESSED, Durations, remembered
+from dask_adaptive.policy.effect import Effect
 from dask_adaptive.policy.floors import count, for_clients, for_pinned, for_results, growth, memory_jobs, unique_bytes
 from dask_adaptive.policy.profile import EMPTY, Profile, Stretch, profile
 from dask_adaptive.policy.release import Idle
@@ -28,6 +29,8 @@ _PAUSES = 16
 _RECOVERY_S = 600.0
 _LEAST_LOOK_S = 0.1
 _SURE = 0.8
+_SETTLE_S = 0.1
+_ROUNDING_S = 1e-3
 
 
 class CostAware:
@@ -43,6 +46,10 @@ class CostAware:
         Run time in seconds of a task of an unknown kind while nothing at all is known; default 5.
     startup_s:
         Seconds until a job serves, while no job of the pool ever did; default 2.
+    launch_s:
+        What a start costs besides the time that is billed for it, in seconds of the job; default 1.
+    feed_s:
+        How long the scheduler is busy for one task: it keeps run time / ``feed_s`` threads busy; default 0.5 ms.
     history:
         Mean run time in seconds by prefix, from earlier runs.
     truth:
@@ -69,29 +76,37 @@ class CostAware:
         memory: float = 0.6,
         unknown_s: float = 5.0,
         startup_s: float = 2.0,
+        launch_s: float = 1.0,
+        feed_s: float = 0.0005,
         history: Mapping[str, float] | None = None,
         truth: Mapping[str, float] | None = None,
     ) -> None:
         for name, value in (("time_value", time_value), ("unknown_s", unknown_s), ("startup_s", startup_s)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 raise ConfigError(f"{name} is a number above 0, not {value!r}")
+        for name, value in (("launch_s", launch_s), ("feed_s", feed_s)):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{name} is a number from 0 on, not {value!r}")
         if not 0 < memory <= 1:
             raise ConfigError(f"memory is a part of the memory limit, above 0 and at most 1, not {memory!r}")
         self.time_value = time_value
         self.memory = memory
         self.unknown_s = unknown_s
         self.startup_s = startup_s
+        self.launch_s = launch_s
+        self.feed_s = feed_s
         self.history = dict(history or {})
         self.truth = dict(truth or {})
 
     def taught(self, history: Mapping[str, float]) -> CostAware:
         """The same policy with the run times of earlier runs."""
-        return CostAware(self.time_value, self.memory, self.unknown_s, self.startup_s, history, self.truth)
+        known = self.unknown_s, self.startup_s, self.launch_s, self.feed_s
+        return CostAware(self.time_value, self.memory, *known, history, self.truth)
 
     def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """The size at which one more job would cost more than it is worth, and one fewer would save less."""
         kinds = remembered(past.get("kinds", self.history), view.load)
-        pieces = remaining(view.load, Durations(kinds, self.unknown_s, self.truth))
+        pieces = remaining(view.load, Durations(kinds, self.unknown_s, self.truth), self.feed_s)
         pauses, quiet_s = _pauses(past, quiet=not pieces, now_s=view.now_s)
         work = _Work(view, pieces)
         wants: dict[str, Want] = {}
@@ -103,13 +118,17 @@ class CostAware:
             terms = self._terms(pool, before, pauses, view.now_s)
             profile_, ready, words = work.of(pool)
             terms = replace(terms, sole=not view.load.foreign.threads)
-            found = answer(profile_, ready, words, terms)
+            effect = work.effect(pool, Effect.read(before.get("effect")), view.now_s)
+            if effect.bound:
+                terms = replace(terms, maximum=min(terms.maximum, max(effect.jobs, terms.size)))
+            found = _settled(answer(profile_, ready, words, terms), before, pool, view.now_s)
             work.taken(pool, found.spare)
-            work.declined += [f"{name}: {sentence}" for sentence in found.declined]
+            refused = (*found.declined, effect.bound) if effect.bound else found.declined
+            work.declined += [f"{name}: {sentence}" for sentence in refused]
             to_hold = unique_bytes(pool, view.load) * growth(view.load)
             want = for_pinned(_for_paused(found.want, pool), pool, view.load)
             wants[name] = for_results(want, memory_jobs(pool, to_hold, self.memory))
-            pools[name] = _remembered(before, pool, terms, found, view.now_s)
+            pools[name] = {**_remembered(before, pool, terms, found, view.now_s), "effect": effect.plain()}
             looks += [] if found.look_s is None else [found.look_s]
         ordered = for_clients({pool.pool.name: wants[pool.pool.name] for pool in view.pools}, view)
         target = Target(ordered, min(looks, default=None), tuple(work.declined), tuple(work.impossible))
@@ -132,6 +151,7 @@ class CostAware:
             billed_s=billed_s,
             queued_s=queued_s,
             late_s=late_s,
+            launch_s=self.launch_s,
             size=pool.size - paused,
             serving=pool.ready - paused,
             busy=min(pool.ready - pool.idle, pool.size - paused),
@@ -140,6 +160,18 @@ class CostAware:
             pauses=pauses,
             idle=Idle.read(before.get("idle", ())),
         )
+
+
+def _settled(found: Answer, before: Mapping[str, Any], pool: PoolView, now_s: float) -> Answer:
+    """One round of demand is not yet demand, except from zero."""
+    if found.want.jobs <= pool.size or not pool.size:
+        return found
+    since_s = before.get("more_s")
+    left_s = _SETTLE_S if since_s is None else since_s + _SETTLE_S - now_s
+    if left_s <= _ROUNDING_S:
+        return found
+    reason = f"{found.want.reason}; not before it is wanted for {number(_SETTLE_S)} s"
+    return replace(found, want=Want(pool.size, reason), look_s=left_s)
 
 
 def kinds_in(past: Past) -> Mapping[str, float]:
@@ -194,6 +226,11 @@ class _Work:
         scarcest = max(profiles, key=lambda each: profiles[each].work_s, default=THREADS)
         found = profiles.get(scarcest, EMPTY)
         return found, max(ready.values(), default=0.0), _words(mine, found, pool)
+
+    def effect(self, pool: PoolView, before: Effect, now_s: float) -> Effect:
+        """What jobs of this pool bring to the work that they do."""
+        mine = [piece.group for piece, able in self._left if pool.pool.name in able and piece.group.running]
+        return before.now(mine, pool.ready, pool.ready * pool.pool.shape.job_threads, now_s)
 
     def taken(self, pool: PoolView, spare: float) -> None:
         """A pool does all the work it may but for a part of it."""
@@ -259,6 +296,7 @@ def _remembered(before: Mapping[str, Any], pool: PoolView, terms: Terms, found: 
         peak = max(peak, needed) if before.get("needed") else needed
     return {
         "asked_s": asked_s,
+        "more_s": (now_s if before.get("more_s") is None else before["more_s"]) if found.more else None,
         "idle": terms.idle.now(needed, now_s).plain(),
         "peak": peak,
         "needed": needed,

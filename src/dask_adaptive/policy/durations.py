@@ -86,8 +86,11 @@ def _known(mean_s: float, group: Group, oldest_s: float, source: str) -> Expecte
     sigma = _UNKNOWN_SIGMA
     if group.spread_s is not None and group.mean_s is not None:
         sigma = math.sqrt(math.log1p((group.spread_s / mean_s) ** 2))
-    # the running ones began at different times, the oldest ``oldest_s`` ago: half of that on average
-    left_s = max(mean_s - oldest_s / 2, mean_s / 4)
+    # tasks of a first row, or a single one, began together; later ones half of the oldest's time ago, on average
+    together = group.running == 1 or not group.done
+    ran_s = oldest_s if together else oldest_s / 2
+    # the longer one has run beyond what was expected, the longer it may go on
+    left_s = max(mean_s - ran_s, (ran_s - mean_s) / 2, min(1.0, sigma) / 2 * max(mean_s, ran_s), mean_s / 20)
     return Expected(mean_s, min(sigma, 2.0), left_s, source)
 
 

@@ -35,8 +35,8 @@ class Piece:
         return sum((each.end_s - each.start_s) * each.width for each in self.stretches)
 
 
-def remaining(load: Load, durations: Durations) -> list[Piece]:
-    """A piece for every group with tasks to do."""
+def remaining(load: Load, durations: Durations, feed_s: float = 0.0) -> list[Piece]:
+    """A piece for every group with tasks to do; the scheduler takes ``feed_s`` seconds for each task."""
     rows: dict[str, list[Group]] = {}
     for group in load.groups:
         if group.ready or group.waiting or group.long_running:
@@ -47,13 +47,13 @@ def remaining(load: Load, durations: Durations) -> list[Piece]:
     for name in order(after):
         before = [ends[each] for each in after[name] if each in ends]
         for row in rows[name]:
-            piece, end_s = _piece(row, durations.of(row), before)
+            piece, end_s = _piece(row, durations.of(row), before, feed_s)
             pieces.append(piece)
             ends[name] = max(ends.get(name, 0.0), end_s)
     return pieces
 
 
-def _piece(group: Group, expected: Expected, before: Sequence[float]) -> tuple[Piece, float]:
+def _piece(group: Group, expected: Expected, before: Sequence[float], feed_s: float) -> tuple[Piece, float]:
     stretches: list[Stretch] = []
     end_s = 0.0
     new = group.ready - group.running
@@ -61,17 +61,25 @@ def _piece(group: Group, expected: Expected, before: Sequence[float]) -> tuple[P
         stretches.append(Stretch(0.0, expected.left_s, group.running))
         end_s = max(expected.left_s, slowest(expected, group.running) - group.oldest_s)
     if new > 0:
-        stretches += [Stretch(0.0, each_s, tasks) for tasks, each_s in classes(expected, new)]
-        end_s = max(end_s, slowest(expected, new))
+        stretches += _row(0.0, expected, new, feed_s)
+        end_s = max(end_s, slowest(expected, new), new * feed_s)
     if group.long_running:
         end_s = max(end_s, expected.mean_s)
     if group.waiting and before:
         start_s = max(before)
-        stretches += [Stretch(start_s, start_s + each_s, tasks) for tasks, each_s in classes(expected, group.waiting)]
-        end_s = max(end_s, start_s + slowest(expected, group.waiting))
+        stretches += _row(start_s, expected, group.waiting, feed_s)
+        end_s = max(end_s, start_s + slowest(expected, group.waiting), start_s + group.waiting * feed_s)
     elif group.waiting:
         row = max(1, group.ready)
         length_s = expected.mean_s * max(1.0, group.waiting / row)
         stretches.append(Stretch(end_s, end_s + length_s, group.waiting * expected.mean_s / length_s))
         end_s += length_s
     return Piece(group, expected, tuple(stretches)), end_s
+
+
+def _row(start_s: float, expected: Expected, tasks: int, feed_s: float) -> list[Stretch]:
+    """Tasks side by side: fast, middle and slow ones; narrower and longer where they cannot be fed faster."""
+    fed_s = tasks * feed_s
+    if fed_s > expected.mean_s:
+        return [Stretch(start_s, start_s + fed_s, expected.mean_s / feed_s)]
+    return [Stretch(start_s, start_s + each_s, number) for number, each_s in classes(expected, tasks)]

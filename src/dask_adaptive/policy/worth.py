@@ -32,6 +32,9 @@ from dask_adaptive.policy.release import Idle, patience_s
 __all__ = ["Answer", "Margin", "Terms", "answer", "margin", "worthwhile"]
 
 _ROUNDING_S = 1e-3
+_WAITED = 0.5
+"""Chance that somebody waits for a job that is started again."""
+
 _EPSILON = 1e-9
 
 
@@ -40,7 +43,8 @@ class Terms:
     """A pool at one moment, as far as its size is decided by it.
 
     ``rate``: what one job costs each second; ``billed_s``, ``queued_s``: medians of a start that is paid and of the
-    queue before it; ``late_s``: by how much the 80th percentile of both is longer. ``size`` jobs serve or will,
+    queue before it; ``late_s``: by how much the 80th percentile of both is longer; ``launch_s``: what a start
+    costs besides, in seconds of a job. ``size`` jobs serve or will,
     ``serving`` take tasks, ``busy`` have some; ``maximum``: there may be so many. ``peak``: the most that were needed
     since there was no work; ``pauses``: how long earlier times without work lasted; ``idle``: since when ranks idle.
     ``sole``: nobody else could do the work.
@@ -52,6 +56,7 @@ class Terms:
     billed_s: float
     queued_s: float = 0.0
     late_s: float = 0.0
+    launch_s: float = 0.0
     size: int = 0
     serving: int = 0
     busy: int = 0
@@ -68,7 +73,8 @@ class Terms:
 
     def restart_s(self, jobs: float) -> float:
         """What a restart is worth where so many jobs are needed, in seconds of the price of a job."""
-        return self.billed_s + self.time_value * self.start_s / max(1.0, min(jobs, self.maximum)) / self.rate
+        waited_s = _WAITED * self.start_s / max(1.0, min(jobs, self.maximum))
+        return self.billed_s + self.launch_s + self.time_value * waited_s / self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +106,17 @@ class Margin:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Jobs for one pool and why. ``spare``: part of its work (0 to 1) that is beyond its maximum."""
+    """Jobs for one pool and why.
+
+    ``more``: whether they are more than there are. ``spare``: part of its work (0 to 1) that is beyond its maximum.
+    """
 
     want: Want
     look_s: float | None
     needed: int
     spare: float
     declined: tuple[str, ...] = ()
+    more: bool = False
 
 
 def margin(left: Profile, terms: Terms, rank: int) -> Margin:
@@ -114,7 +124,7 @@ def margin(left: Profile, terms: Terms, rank: int) -> Margin:
 
     Backwards over its uses, ``alive`` and ``absent`` are what the rest is worth with and without it.
     """
-    start = terms.rate * terms.billed_s
+    start = terms.rate * (terms.billed_s + terms.launch_s)
     if rank == 1 and terms.sole:
         return Margin(rank, math.inf, math.inf, start, now=True)
     uses = left.uses(rank)
@@ -192,7 +202,7 @@ def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
     if jobs > terms.size:
         each = "it" if jobs == terms.size + 1 else "the last"
         reason = f"{words}; {count(jobs - terms.size, 'job')} more: {each} {margin(left, terms, jobs).words}"
-        return Answer(Want(jobs, reason), None, needed, spare, declined)
+        return Answer(Want(jobs, reason), None, needed, spare, declined, more=True)
     keep, look_s, why = _kept(work, needed, terms)
     return Answer(Want(keep, f"{words}; {why}" if why else words), look_s, needed, spare, declined)
 
