@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from PIL import Image
+
 from dask_adaptive import Cluster
 from tests.end_to_end.browser import browser
 
@@ -39,6 +41,7 @@ async def shoot(path: Path) -> None:
                 await tab.open(cluster.dashboard_link.removesuffix("status") + "adaptive")
                 await tab.until("Decisions", "ready")
                 await tab.screenshot(path, width=1300, height=1120)
+        Image.open(path).quantize(64).save(path, optimize=True)  # a third of the size
         await client.gather([*parts, *fits])
         await client.close()
 
