@@ -31,6 +31,7 @@ from dask_adaptive.backend.custom import Custom
 from dask_adaptive.backend.dialect import Dialect
 from dask_adaptive.backend.htcondor import HTCondor
 from dask_adaptive.backend.local import Local
+from dask_adaptive.backend.lsf import Lsf
 from dask_adaptive.backend.pbs import Pbs
 from dask_adaptive.backend.sge import Sge
 from dask_adaptive.backend.slurm import Slurm
@@ -223,6 +224,20 @@ async def fake_torque(directory: Path) -> AsyncIterator[Subject]:
 @subject("htcondor")
 async def fake_htcondor(directory: Path) -> AsyncIterator[Subject]:
     async with faked(directory, HTCondor(), "htcondor:HTCondor") as made:
+        yield made
+
+
+@subject("lsf")
+async def fake_lsf(directory: Path) -> AsyncIterator[Subject]:
+    """One that tells in JSON, as LSF 10.1 does."""
+    async with faked(directory, Lsf(), "lsf:Lsf", json=True) as made:
+        yield made
+
+
+@subject("openlava")
+async def fake_openlava(directory: Path) -> AsyncIterator[Subject]:
+    """One that tells in columns, as older forms of LSF do."""
+    async with faked(directory, Lsf(), "lsf:Lsf") as made:
         yield made
 
 
