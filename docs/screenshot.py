@@ -41,7 +41,7 @@ async def shoot(path: Path) -> None:
                 await tab.open(cluster.dashboard_link.removesuffix("status") + "adaptive")
                 await tab.until("Decisions", "ready")
                 await tab.screenshot(path, width=1300, height=1120)
-        Image.open(path).quantize(64).save(path, optimize=True)  # a third of the size
+        Image.open(path).quantize(200).save(path, optimize=True)  # a third of the size
         await client.gather([*parts, *fits])
         await client.close()
 
