@@ -16,7 +16,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, Scheduler
 from tests.systems.slurm import CORES, NODES, SlurmSystem, slurm
 
 from dask_adaptive import SlurmCluster
@@ -128,6 +128,26 @@ async def test_adapt_keeps_results_and_runs_nothing_twice(system: SlurmSystem, t
         await until(lambda: system.left(key(cluster)) == 0)
 
 
+async def test_jobs_are_drained_and_replaced_before_their_walltime(
+    system: SlurmSystem, tmp_path: Path, trace: Trace
+) -> None:
+    """Slurm counts whole minutes, so this takes one."""
+    async with running(tmp_path, walltime="1m") as cluster, Client(cluster, asynchronous=True) as client:
+        await cluster.scale(1)
+        held = client.submit(trace.task(), "held")
+        assert "held" == await held
+        (first,) = workers(cluster)
+        await until(lambda: phases(cluster) == ["ready"] and first not in workers(cluster), 120)
+        assert "held" == await client.gather(held)
+        assert {"held": 1} == dict(trace.runs)
+        await until(lambda: _ended(system, first.partition(".")[0]) == ["COMPLETED"])
+
+
+def _ended(system: SlurmSystem, tag: str) -> list[str]:
+    """The states of the jobs of this batch, also of ended ones."""
+    return system.ask("squeue", "-h", "-t", "all", "-n", tag, "-o", "%T").stdout.decode().split()
+
+
 # --- jobs with several workers, on several nodes ------------------------------------------------------------------
 
 
@@ -141,8 +161,9 @@ async def test_several_workers_in_one_job(system: SlurmSystem, tmp_path: Path) -
         assert [f"{job}-0"] == [path.name for path in (tmp_path / "a b").iterdir()]
         await cluster.scale(0)
         await until(lambda: system.left(key(cluster)) == 0)
-        ended = system.ask("squeue", "-h", "-t", "all", "-n", job.partition(".")[0], "-o", "%T").stdout.decode()
-        assert ["COMPLETED"] == ended.split(), "its workers were drained, and it ended by itself"
+        assert ["COMPLETED"] == _ended(system, job.partition(".")[0]), (
+            "its workers were drained, and it ended by itself"
+        )
         await until(lambda: list((tmp_path / "a b").iterdir()) == [])
 
 
@@ -156,7 +177,7 @@ async def test_a_launcher_starts_workers_on_several_nodes(system: SlurmSystem, t
 
 
 async def test_a_template_of_ones_own(system: SlurmSystem, tmp_path: Path) -> None:
-    template = "#!/bin/bash\n#SBATCH --comment=mine\nexport FLAVOUR=vanilla\nsrun -n 1 {command}\n"
+    template = "#!/bin/bash\n#SBATCH --comment=mine -o /dev/null\nexport FLAVOUR=vanilla\nsrun -n 1 {command}\n"
     async with running(tmp_path, template=template) as cluster, Client(cluster, asynchronous=True) as client:
         await cluster.scale(1)
         assert "vanilla" == await client.submit(os.getenv, "FLAVOUR")
@@ -300,6 +321,21 @@ async def test_a_job_that_fails_at_its_start_shows_what_it_printed(tmp_path: Pat
         failed = next(row for row in cluster.status() if row.phase.value == "failed")
         assert "exit code 3" == failed.reason
         assert "module not found: python/4" in await cluster.explain()
+
+
+async def test_who_comes_back_to_a_living_scheduler_finds_its_jobs(system: SlurmSystem, tmp_path: Path) -> None:
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False) as scheduler:
+        options = {"cores": 1, "scheduler": scheduler.address, "name": "again", "security": False, "poll_s": 0.5}
+        options |= {"log_directory": str(tmp_path / "logs"), "asynchronous": True, "dashboard_address": None}
+        first = await SlurmCluster(**options)
+        await first.scale(1)
+        await until(lambda: phases(first) == ["ready"])
+        await first.detach()
+        async with SlurmCluster(**options) as second:
+            await until(lambda: phases(second) == ["ready"])
+            assert {"RUNNING": 1} == dict(system.states(key(first)))
+            assert "Start worker at" in await second.log(alive(second)[0])
+        assert 0 == system.left(key(first))
 
 
 OWNER = """
