@@ -99,7 +99,7 @@ def soon(condition: Callable[[], Any]) -> Any:
 
 
 def test_it_outlives_the_shell_that_started_it_and_down_leaves_nothing(mark: str) -> None:
-    """With 4 workers here; ``benchmarks/head.py`` does it with as many as are asked for."""
+    """With 4 workers here; ``benchmarks/head.py`` does it with 50."""
     script = f"{' '.join(PROGRAM)} up lasting --minimum 4 --maximum 4 && echo up && sleep 600"
     shell = subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert shell.stdout is not None
