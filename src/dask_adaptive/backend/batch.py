@@ -227,12 +227,17 @@ class BatchSystem:
         await self.runner.aclose()
 
     def job_script(self, batch: Batch) -> str:
-        """Exactly what would be submitted; paths of private files, which do not exist yet, apart."""
+        """Exactly what would be submitted; paths of private files, which do not exist yet, apart.
+
+        Where a job script is a file beside a description (HTCondor), the description comes first.
+        """
         tls = {option: f"{PRIVATE}/{option}.pem" for option in batch.spec.tls}
         preload = (f"{PRIVATE}/leaving.py", *batch.spec.preload) if batch.spec.preload else ()
         spec = replace(batch.spec, tls=tls, preload=preload)
         log = f"{Path(self.log_directory).expanduser()}/{batch.tag}.%.log"
-        return job_script(self.dialect, batch.tag, spec, log=log, environment=f"{PRIVATE}/environment.sh")
+        script = job_script(self.dialect, batch.tag, spec, log=log, environment=f"{PRIVATE}/environment.sh")
+        call = self.dialect.submit(batch.tag, batch.count, script, spec)
+        return "\n".join(filter(None, (call.stdin, *call.files.values())))
 
     # --- submitting ---
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from tests.recorded import answer, cases, recording
 
+from dask_adaptive.backend.batch import BatchSystem
 from dask_adaptive.backend.dialect import Answer, Dialect
 from dask_adaptive.backend.htcondor import HTCondor
 from dask_adaptive.errors import BackendError, Garbled, NoCapacity, Rejected, Unavailable
-from dask_adaptive.model import JobId, JobState, Request, Shape, Spec
+from dask_adaptive.model import Batch, JobId, JobState, Request, Shape, Spec
 
 CONDOR = HTCondor()
 SPEC = Spec("tcp://10.0.0.1:8786", Shape(workers=2, threads=4, memory_bytes=3 * 2**30))
@@ -97,6 +98,16 @@ def test_the_interpreter_of_the_script_is_what_is_run() -> None:
     """What runs on top alone gets the signal of ``condor_rm``: a shell that becomes the worker."""
     lines = description(replace(SPEC, request=Request(shebang="#!/usr/bin/env -S bash -l")))
     assert {"executable = /usr/bin/env", "arguments = \"-S bash -l '{script}'\""} <= set(lines)
+
+
+def test_the_description_is_shown_with_the_script() -> None:
+    """``cluster.job_script()`` and ``dask adaptive script`` show what would be submitted, and refuse what would be."""
+    system = BatchSystem(CONDOR, log_directory="/logs")
+    shown = system.job_script(Batch("dask", "default", "abcd1234", 1, SPEC))
+    assert shown.startswith("universe = vanilla\nbatch_name = abcd1234\n")
+    assert '\nqueue 1\n\n#!/bin/bash\nexec >>/logs/abcd1234."$((${DASK_ADAPTIVE_INDEX:-0}))".log 2>&1\n' in shown
+    with pytest.raises(Rejected, match="no queues"):
+        system.job_script(Batch("dask", "default", "abcd1234", 1, replace(SPEC, request=Request(queue="long"))))
 
 
 @pytest.mark.parametrize(

@@ -197,7 +197,7 @@ def test_a_list_that_an_error_came_with_is_none(case: str) -> None:
 
 
 def test_a_variable_of_a_stranger_does_not_break_the_list() -> None:
-    odd = 'Variable_List = PBS_O_HOME=/home/tester,EVIL="\x0b\x1c {"Jobs": [}\\,\n\tJob Id: 9.pbshost\n    job_state = ?'
+    odd = 'Variable_List = EVIL="\x0b\x1c {"Jobs": [}\\,\n\tJob Id: 9.pbshost\n    job_state = ?'
     listed = said("status-pending-f")
     text = listed.stdout.replace("Variable_List = PBS_O_HOME=/home/tester", odd)
     (job,) = PBS.queried([replace(listed, stdout=text)])
