@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -17,11 +19,13 @@ from typing import Any
 import dask.config
 import psutil
 import pytest
+from click.testing import CliRunner, Result
 from distributed import Client, Scheduler
 from tests.sshd import Hosts, Sshd, make_key, running_hosts
 
-from dask_adaptive import Cluster, ConfigError, NoCapacity, SSHCluster
+from dask_adaptive import Cluster, ConfigError, NoCapacity, SSHCluster, connect
 from dask_adaptive.backend.ssh import Ssh
+from dask_adaptive.show.cli import adaptive
 
 from .worlds import QUICK, Trace, alive, until, workers
 
@@ -203,3 +207,28 @@ def commands(hosts: Hosts) -> list[list[str]]:
         with suppress(psutil.Error):
             found.append(process.cmdline())
     return found
+
+
+def test_a_head_with_hosts_by_ssh(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, it leaves nothing on them."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    pools = {"hosts": {"backend": "ssh", "hosts": hosts.words(2), **hosts.options}}
+    (tmp_path / "cluster.yaml").write_text(json.dumps({"name": "far", "pools": pools}))
+    assert 0 == command("up", "far", "--config", str(tmp_path / "cluster.yaml")).exit_code
+    try:
+        with connect("far") as cluster, Client(cluster) as client:
+            cluster.scale(2)
+            client.wait_for_workers(2, timeout=60)
+            assert 3 == client.submit(sum, [1, 2]).result()
+        assert hosts.jobs_left()
+        (row,) = json.loads(command("list", "--json").stdout)
+        os.kill(row["pid"], signal.SIGKILL)
+        asyncio.run(until(lambda: not hosts.jobs_left()))
+        assert 0 == command("reap").exit_code
+    finally:
+        command("down", "far")
+    asyncio.run(until(lambda: not hosts.left()))
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(adaptive, list(arguments), prog_name="dask adaptive")

@@ -23,6 +23,7 @@ logger = logging.getLogger("dask_adaptive")
 
 ANSWER_S = 20.0
 LONGEST_REST_S = 300.0
+HURRIED_REST_S = 5.0
 REPAIR_S = 3.0
 MEET_S = 5.0
 IDLE_S = 300.0
@@ -34,7 +35,8 @@ class Place:
     """A host as it is now.
 
     ``alive`` are the ids of its jobs that have not ended, as far as is known; ``coming`` counts those on their way.
-    ``reason`` says why it is set aside until ``retry_s``; ``cut_s`` is since when its connection is cut.
+    ``reason`` says why it is set aside until ``retry_s``; ``cut_s`` is since when its connection is cut, and ``lost``
+    whether that is so long ago that its jobs are no longer waited for.
     """
 
     host: Host
@@ -49,6 +51,7 @@ class Place:
     reason: str = ""
     retry_s: float = 0.0
     cut_s: float = 0.0
+    lost: bool = False
     used_s: float = 0.0
     oddity: str = ""
 
@@ -74,10 +77,11 @@ class Place:
         return (len(self.alive) + self.coming) / self.slots(shape), self.load / max(1, self.cores)
 
     def fail(self, reason: str, now_s: float) -> None:
-        """Set it aside; each time in a row for twice as long."""
+        """Set it aside; each time in a row for twice as long, but not for long while somebody waits for its jobs."""
         self.failures += 1
         self.reason = reason
-        self.retry_s = now_s + min(LONGEST_REST_S, 2.0 ** (self.failures - 1))
+        longest_s = LONGEST_REST_S if self.lost or not self.alive else HURRIED_REST_S
+        self.retry_s = now_s + min(longest_s, 2.0 ** (self.failures - 1))
 
 
 Opened = Callable[[Host, Callable[[Message], None], Callable[[Link, str], None]], Coroutine[Any, Any, Link]]
@@ -161,7 +165,8 @@ class Places:
             place.fail(f"{place.host.label}: {error!r}", time.monotonic())
             return
         place.link, place.cores, place.load = link, link.hello["cores"], link.hello["load"]
-        place.reason, place.retry_s, place.cut_s, place.used_s = "", 0.0, 0.0, time.monotonic()
+        place.reason, place.retry_s, place.cut_s, place.lost = "", 0.0, 0.0, False
+        place.used_s = time.monotonic()
         self._compare(place, link.hello)
         if place.told:
             with suppress(BackendError):
@@ -209,16 +214,14 @@ class Places:
     async def repair(self) -> None:
         """Try again where jobs live and no connection does. Raises ``Unavailable`` while they may be there."""
         cut = [place for place in self if place.link is None and place.alive]
-        due = [self._opening(place) for place in cut if time.monotonic() >= place.retry_s]
-        if due:
-            await asyncio.wait(due, timeout=REPAIR_S)
         for place in cut:
-            if place.link is None and not self.is_lost(place):
+            place.lost = place.cut_s > 0 and time.monotonic() - place.cut_s >= self.lost_s
+        due = [(place, self._opening(place)) for place in cut if time.monotonic() >= place.retry_s]
+        if waited := [task for place, task in due if not place.lost]:
+            await asyncio.wait(waited, timeout=REPAIR_S)
+        for place in cut:
+            if place.link is None and not place.lost:
                 raise Unavailable(f"{len(place.alive)} jobs run on a host that cannot be asked: {place.reason}")
-
-    def is_lost(self, place: Place) -> bool:
-        """Whether it was without a connection for so long that its jobs are no longer waited for."""
-        return place.cut_s > 0 and time.monotonic() - place.cut_s >= self.lost_s
 
     async def give_back(self) -> None:
         """Leave hosts that have had no job for a while."""

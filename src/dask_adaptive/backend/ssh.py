@@ -267,7 +267,7 @@ class Ssh:
         return [_listed(each, place.host.label) for each in answer["jobs"] if each["cluster"] == cluster]
 
     async def _cancelled(self, place: Place, ids: Collection[JobId]) -> None:
-        if place.link is None and self._places.is_lost(place):
+        if place.link is None and place.lost:
             place.told |= set(ids)
             return
         link = await self._places.link(place)
