@@ -187,7 +187,7 @@ def _rows(answer: Answer) -> Iterator[Job]:
     """Columns: id, user, state, queue, two hosts, name, and three words of time. Other names may have blanks."""
     for line in answer.stdout.splitlines():
         words = line.split()
-        found = NAME.fullmatch(words[-4]) if len(words) > 8 else None
+        found = NAME.fullmatch(words[-4]) if len(words) in (9, 10) else None
         if found:
             yield _job(words[0], found, words[2])
 
