@@ -92,6 +92,11 @@ class Cluster(DaskCluster):
     ConfigError
         If something was asked for that cannot be; before anything is started.
 
+    Attributes
+    ----------
+    left:
+        After ``close``: which jobs the resource manager still showed when patience ended, a sentence each.
+
     Notes
     -----
     A subclass that has ``scale_up(n)`` and ``scale_down(workers)`` (plain or ``async``) and sets ``scheduler_comm``
@@ -144,6 +149,7 @@ class Cluster(DaskCluster):
         self._jobs: Jobs | None = None
         self._waiting_s = 0.0
         self._leaves = False
+        self.left: Sequence[str] = ()
         self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._recording: Recording | None = None
@@ -608,7 +614,8 @@ class Cluster(DaskCluster):
             await self.controller.stop()
             if self._attached is not None:
                 await self._hand_over()
-            for sentence in await self.controller.actuator.aclose(CLOSE_TIMEOUT_S):
+            self.left = await self.controller.actuator.aclose(CLOSE_TIMEOUT_S)
+            for sentence in self.left:
                 self._log(sentence)
         else:
             for backend in self._backends.values():

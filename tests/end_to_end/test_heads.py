@@ -195,6 +195,7 @@ def test_it_takes_the_place_of_a_cluster(shared: str) -> None:
         assert cluster.explain().startswith("Pool default: 1 jobs, 1 wanted.")
         assert shared in repr(cluster)
         assert "jobs" in cluster._repr_html_()
+        assert "default" in cluster._widget().children[0].value
         soon(lambda: len(cluster.scheduler_info["workers"]) == 1)
         assert "Cluster" in cluster.get_logs()
     assert "closed" == cluster.status.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -39,6 +40,8 @@ GLANCE_S = 8.0
 END_S = 120.0
 KILL_S = 20.0
 QUIET_END_S = 60.0
+PATIENCE_S = 15.0
+"""How long a manager may show a job that ended by itself, before it is told to end it."""
 
 
 def described_in(setup: Setup) -> Description:
@@ -85,7 +88,14 @@ async def down(entry: Entry, *, say: Callable[[str], None], timeout_s: float = E
             await terminate(running)
     if entry.folder.exists():
         notes += await reap(entry, tells=False)
+    elif setup is not None:
+        notes += await clean(described_in(setup), _keys(setup, running), patience_s=PATIENCE_S)
     return notes
+
+
+def _keys(setup: Setup, running: Running | None) -> list[str]:
+    """What the names of all jobs of this head begin with: its own, and those of its cluster."""
+    return [key for key in (setup.key, running.key if running is not None else "") if key]
 
 
 async def _gone(entry: Entry, running: Running, timeout_s: float) -> bool:
@@ -226,8 +236,7 @@ async def reap(entry: Entry, *, tells: bool = True) -> Sequence[str]:
     setup, running = entry.setup(), entry.running()
     if running is not None and running.process.here and running.process.alive:
         raise AdaptiveError(f"cluster {entry.name!r} runs; `dask adaptive down {entry.name}` ends it")
-    keys = [key for key in (setup.key if setup else "", running.key if running else "") if key]
-    notes = await clean(described_in(setup), keys) if setup is not None else []
+    notes = await clean(described_in(setup), _keys(setup, running)) if setup is not None else []
     entry.remove()
     if setup is not None and tells:
         await asyncio.to_thread(_tell_of, entry.name, described_in(setup), notes)
@@ -243,8 +252,11 @@ def _tell_of(name: str, description: Description, notes: Sequence[str]) -> None:
         alerts.close()
 
 
-async def clean(description: Description, keys: Sequence[str]) -> list[str]:
-    """Cancel every job with one of these keys, at every backend that may have some."""
+async def clean(description: Description, keys: Sequence[str], *, patience_s: float = 0.0) -> list[str]:
+    """Ask every backend that may have jobs with one of these keys, and cancel those that live on after ``patience_s``.
+
+    Returns what had to be cancelled, a sentence each. Raises ``AdaptiveError`` where jobs may be left.
+    """
     notes: list[str] = []
     unique = {id(each): each for each in backends_of(description.options).values()}
     for backend in unique.values():
@@ -252,7 +264,7 @@ async def clean(description: Description, keys: Sequence[str]) -> list[str]:
             continue
         try:
             for key in keys:
-                count = await within(QUIET_END_S, _emptied(backend, key))
+                count = await within(QUIET_END_S, _emptied(backend, key, patience_s))
                 notes += [f"jobs of {backend.name} that had to be cancelled: {count}"] if count else []
         except (BackendError, asyncio.TimeoutError) as error:
             words = str(error) or f"jobs are left after {QUIET_END_S:g} s"
@@ -262,11 +274,12 @@ async def clean(description: Description, keys: Sequence[str]) -> list[str]:
     return notes
 
 
-async def _emptied(backend: Backend, key: str) -> int:
-    """Cancel until the manager shows no living job of this key any more; how many there were."""
+async def _emptied(backend: Backend, key: str, patience_s: float) -> int:
+    """Look until the manager shows no living job of this key any more; how many had to be cancelled."""
     told: set[JobId] = set()
+    begun_s = time.monotonic()
     while alive := {job.id for job in await backend.jobs(key) if job.state is not JobState.ENDED}:
-        if alive - told:
+        if alive - told and time.monotonic() - begun_s >= patience_s:
             await backend.cancel(alive)
             told |= alive
         await asyncio.sleep(max(LOOK_S, min(getattr(backend, "poll_s", 1.0), 5.0)))

@@ -68,6 +68,9 @@ async def serve(entry: Entry) -> None:
             with suppress(AdaptiveError):
                 entry.write(replace(running, address="", failed=str(error) or type(error).__name__))
             raise
+        if cluster.left:
+            entry.write(replace(running, address="", failed="; ".join(cluster.left)))
+            raise AdaptiveError(f"`dask adaptive reap {entry.name}` is needed: {'; '.join(cluster.left)}")
         entry.remove()
 
 
