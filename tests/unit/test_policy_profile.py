@@ -275,33 +275,43 @@ def test_idle_ranks_are_remembered_in_bounded_space() -> None:
     assert (1, 999.0) == idle.steps[-1]
 
 
-def test_without_experience_a_job_is_kept_as_long_as_a_restart_is_worth() -> None:
-    assert 30.0 == patience_s([], 30.0)
+def unknown_cost(wait_s: float, even_s: float, steps: int = 20_000) -> float:
+    """The mean cost over pauses whose logarithm is uniform between 0.1 s and an hour: by summing, not by calculus."""
+    pauses = [0.1 * 36_000 ** ((step + 0.5) / steps) for step in range(steps)]
+    return sum(pause_s if pause_s <= wait_s else wait_s + even_s for pause_s in pauses) / steps
+
+
+@pytest.mark.parametrize("even_s", [2.0, 10.0, 100.0])
+def test_without_experience_a_job_is_kept_while_the_pause_may_well_end(even_s: float) -> None:
+    best = min(unknown_cost(even_s * part / 50, even_s) for part in range(1, 101))
+    assert unknown_cost(patience_s([], even_s), even_s) <= 1.02 * best
 
 
 @pytest.mark.parametrize(
-    ("pauses", "wait_s"),
+    ("pauses", "low_s", "high_s"),
     [
-        ([20.0] * 5, 30.0),  # they surely end in time
-        ([40.0] * 5, 30 / 16),  # they surely do not
-        ([100.0], 15.0),  # said once, half believed
-        ([40.0, 2.0, 2.0, 2.0, 40.0], 2.0),
-        ([10.0, 90.0, 10.0, 90.0, 10.0], 10.0),
+        ([20.0] * 5, 20.0, 30.0),  # they surely end in time
+        ([40.0] * 5, 0.25, 2.0),  # they surely do not
+        ([1000.0], 0.25, 4.0),
+        ([2.0, 2.0, 900.0, 2.0, 900.0], 2.0, 4.0),
     ],
 )
-def test_pauses_teach_how_long_to_wait(pauses: list[float], wait_s: float) -> None:
+def test_pauses_teach_how_long_to_wait(pauses: list[float], low_s: float, high_s: float) -> None:
     """A restart is worth 30 s."""
-    assert wait_s == pytest.approx(patience_s(pauses, 30.0))
+    assert low_s <= patience_s(pauses, 30.0) <= high_s
 
 
-@given(pauses=st.lists(st.floats(0.1, 1000.0), max_size=16), even_s=st.floats(0.1, 100.0))
-def test_a_wait_is_never_long_and_the_best_of_what_was_seen_within_its_bounds(
-    pauses: list[float], even_s: float
-) -> None:
+@given(pauses=st.lists(st.floats(0.1, 1000.0), max_size=16), even_s=st.floats(0.3, 100.0))
+def test_no_job_is_kept_for_longer_than_two_restarts_nor_for_no_time(pauses: list[float], even_s: float) -> None:
+    assert 0.25 <= patience_s(pauses, even_s) <= 2 * even_s
+
+
+@given(pauses=st.lists(st.floats(0.3, 1000.0), min_size=4, max_size=16), even_s=st.floats(1.0, 100.0))
+def test_experience_is_close_to_the_best_that_could_have_been_done(pauses: list[float], even_s: float) -> None:
+    """What one unknown pause more may cost, and the grid of waits, are all that is lost on those seen."""
+
     def cost(wait_s: float) -> float:
         return sum(pause_s if pause_s <= wait_s else wait_s + even_s for pause_s in pauses)
 
-    wait_s = patience_s(pauses, even_s)
-    low_s = even_s * 0.5 ** min(4, len(pauses))
-    assert low_s * (1 - 1e-9) <= wait_s <= 2 * even_s
-    assert all(cost(wait_s) <= cost(low_s + part * (2 * even_s - low_s)) + 1e-6 for part in (0.0, 0.2, 0.5, 0.8, 1.0))
+    best = min(cost(wait_s) for wait_s in (0.25, *(pause_s for pause_s in pauses if pause_s <= 2 * even_s)))
+    assert cost(patience_s(pauses, even_s)) <= 1.2 * best + 2 * even_s

@@ -2,20 +2,24 @@
 
 Jobs are ranked: the last one needed is the first to go. A rank that is idle costs its price every second; giving it up
 and starting it again costs a restart. Somebody who knows the future keeps it through every pause that is shorter than
-the restart is worth, and through no other. Without knowledge, to keep it for just as long costs at most twice as much
-(Karlin, Manasse, Rudolph, Sleator 1988); with pauses seen before, the wait that would have been cheapest for them is
-taken, within bounds.
+the restart is worth, and through no other. Here the pauses that were seen speak, each with one voice, and before all
+of them a pause of which nothing is known but that seconds are as likely as minutes or hours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = ["Idle", "patience_s"]
 
 _KEPT = 16
-_SHARE, _SURE = 0.5, 4
+_SHORTEST_S, _LONGEST_S = 0.1, 3600.0
+_LEAST_S = 0.25
+"""Nothing is given up sooner: clients take their time between two graphs."""
+
+_PARTS = tuple(2.0 ** (step / 4) for step in range(-20, 5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +55,26 @@ class Idle:
 def patience_s(pauses: Sequence[float], even_s: float) -> float:
     """How long to keep a job whose restart is worth ``even_s`` seconds of its price.
 
-    Without experience exactly so long. With it the wait that would have cost least over the ``pauses`` seen (seconds
-    each): at most twice ``even_s``, and at least half of it for each pause seen, down to a sixteenth.
+    The wait that would have cost least over the ``pauses`` seen (seconds each) and one unknown one, whose logarithm is
+    uniform between a tenth of a second and an hour. Alone that one asks for ``even_s / ln(1 h / wait)``: waits pay
+    while the chance that the pause ends in the next second is above 1 / ``even_s``. Never longer than twice ``even_s``
+    (half a restart is lost then at most, compared with giving up at once).
     """
-    if not pauses:
-        return even_s
-    low_s, high_s = even_s * _SHARE ** min(len(pauses), _SURE), even_s / _SHARE
-    tries = [low_s, even_s, *(pause_s for pause_s in pauses if low_s < pause_s <= high_s)]
-    return min(tries, key=lambda wait_s: sum(p if p <= wait_s else wait_s + even_s for p in pauses))
+    tries = [*(even_s * part for part in _PARTS), *(pause_s for pause_s in pauses if pause_s <= 2 * even_s)]
+    least_s = min(even_s, _LEAST_S)
+    return min(
+        [max(least_s, each_s) for each_s in tries],
+        key=lambda wait_s: _unknown(wait_s, even_s) + sum(_cost(each, wait_s, even_s) for each in pauses),
+    )
+
+
+def _cost(pause_s: float, wait_s: float, even_s: float) -> float:
+    return pause_s if pause_s <= wait_s else wait_s + even_s
+
+
+def _unknown(wait_s: float, even_s: float) -> float:
+    """The expected cost of a pause of which nothing is known."""
+    wait_s = min(max(wait_s, _SHORTEST_S), _LONGEST_S)
+    whole = math.log(_LONGEST_S / _SHORTEST_S)
+    ended = math.log(wait_s / _SHORTEST_S) / whole
+    return (wait_s - _SHORTEST_S) / whole + (1.0 - ended) * (wait_s + even_s)
