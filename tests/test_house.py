@@ -29,7 +29,13 @@ from dask_adaptive.show.cli import adaptive
 
 ROOT = Path(__file__).parent.parent
 MODULES = sorted(each.name for each in pkgutil.walk_packages(dask_adaptive.__path__, "dask_adaptive."))
-SCRIPTS = {"dask_adaptive.backend._leaving", "dask_adaptive.backend._nursery", "dask_adaptive.backend._remote", "dask_adaptive.show.run_script"}
+SCRIPTS = {
+    "dask_adaptive.backend._leaving",
+    "dask_adaptive.backend._nursery",
+    "dask_adaptive.backend._remote",
+    "dask_adaptive.backend._keeper",
+    "dask_adaptive.show.run_script",
+}
 """Run as programs of their own, imported by nobody."""
 
 TEXTS = (".md", ".py", ".toml", ".cfg", ".yml", ".yaml", ".json", ".txt", ".svg", "")

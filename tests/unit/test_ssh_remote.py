@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from dask_adaptive.backend import _remote
-from dask_adaptive.backend._remote import Agent, boot, born, write_private
+from dask_adaptive.backend._keeper import boot, born, write_private
+from dask_adaptive.backend._remote import Agent
 
 
 @pytest.fixture

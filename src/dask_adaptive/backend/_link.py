@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import json
-import os
 import shlex
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any
 
 import asyncssh
 
+from dask_adaptive.backend._connect import CLOSING_S, aborted, connect, in_words
 from dask_adaptive.backend.hosts import Host
 from dask_adaptive.errors import Ambiguous, Unavailable
 from dask_adaptive.waiting import within
@@ -36,10 +36,8 @@ for name, text in {modules!r}:
     exec(compile(text, name, "exec"), sys.modules[name].__dict__)
 sys.modules[name].main({options!r})
 """
-MODULES = ("_nursery", "_remote")
-CONNECTING_S = 15.0
+MODULES = ("_nursery", "_keeper", "_remote")
 GREETING_S = 40.0  # the shell of the user comes first, and what it reads at its start
-CLOSING_S = 5.0
 
 
 class Link:
@@ -94,22 +92,22 @@ class Link:
         ``options`` are for the agent (``host``, ``directory``, ``grace_s``, ``log_bytes``), ``ssh`` for asyncssh.
         Raises ``Unavailable`` with a sentence that names the host and says what to do.
         """
-        connection = await _connect(host, ssh, accept_new)
+        connection = await connect(host, ssh, accept_new)
         try:
             command = f"exec {shlex.quote(python)} -c {shlex.quote(BOOT)}"
             process = await connection.create_process(command, encoding=None)
             link = cls(host, connection, process, on_message, on_lost)
             await within(GREETING_S, link._greet(python, options))
         except asyncio.TimeoutError as error:
-            await _aborted(connection)
+            await aborted(connection)
             raise Unavailable(
                 f"{host.label}: {python} did not start within {GREETING_S:g} s; what does its shell do at its start?"
             ) from error
         except (asyncssh.Error, OSError) as error:
-            await _aborted(connection)
-            raise Unavailable(f"{host.label}: {_words(error)}") from error
+            await aborted(connection)
+            raise Unavailable(f"{host.label}: {in_words(error)}") from error
         except BaseException:
-            await _aborted(connection)
+            await aborted(connection)
             raise
         link._reading = asyncio.ensure_future(link._read())
         return link
@@ -168,7 +166,7 @@ class Link:
                 raise Ambiguous(f"{self.host.label}: no answer within {timeout_s:g} s")
             return future.result()
         except (asyncssh.Error, OSError) as error:
-            raise Ambiguous(f"{self.host.label}: {_words(error)}") from error
+            raise Ambiguous(f"{self.host.label}: {in_words(error)}") from error
         finally:
             self._calls.pop(number, None)
             future.cancel()
@@ -183,7 +181,7 @@ class Link:
             await within(CLOSING_S, self._process.wait_closed())
             self._connection.close()
             await within(CLOSING_S, self._connection.wait_closed())
-        await _aborted(self._connection)
+        await aborted(self._connection)
 
     async def _read(self) -> None:
         why = "the connection was closed by the host"
@@ -191,7 +189,7 @@ class Link:
             while True:
                 self._hear(json.loads(await self._lines.next()))
         except (asyncssh.Error, OSError, ValueError) as error:
-            why = _words(error)
+            why = in_words(error)
         except EOFError:
             with contextlib.suppress(asyncio.TimeoutError, asyncssh.Error, OSError):
                 stderr = (await within(1.0, self._process.stderr.read(4000))).decode(errors="replace").strip()
@@ -201,7 +199,7 @@ class Link:
             if not future.done():
                 future.set_exception(Ambiguous(f"{self.host.label}: {why}"))
         self._on_lost(self, why)
-        await _aborted(self._connection)
+        await aborted(self._connection)
 
     def _hear(self, message: Message) -> None:
         future = self._calls.get(message.get("call", 0))
@@ -237,99 +235,3 @@ def _program(options: Mapping[str, Any]) -> bytes:
 def _modules() -> list[tuple[str, str]]:
     folder = Path(__file__).parent
     return [(f"{__package__}.{name}", (folder / f"{name}.py").read_text("utf-8")) for name in MODULES]
-
-
-# --- connecting ----------------------------------------------------------------------------------------------------
-
-
-class _Gate(asyncssh.SSHClient):
-    """Asked by asyncssh about a host key that is not in known_hosts."""
-
-    def __init__(self, accept_new: bool) -> None:
-        self.accept_new = accept_new
-        self.connection: asyncssh.SSHClientConnection | None = None
-        self.complaint = ""
-        self.new: tuple[str, asyncssh.SSHKey] | None = None
-
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        self.connection = conn
-
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
-        name = host if port == 22 else f"[{host}]:{port}"
-        known = getattr(self.connection, "_trusted_host_keys", None)
-        print_ = f"{key.get_algorithm()} {key.get_fingerprint()}"
-        if known:
-            self.complaint = (
-                f"its host key {print_} is not the one in known_hosts: either the host was set up anew (then "
-                f"ssh-keygen -R '{name}'), or somebody else answers in its place"
-            )
-            return False
-        if self.accept_new:
-            self.new = (name, key)
-            return True
-        self.complaint = (
-            f"its host key {print_} is not in known_hosts: connect once with ssh and compare, or trust every new host "
-            "with host_keys='accept-new'"
-        )
-        return False
-
-
-async def _connected(host: Host, options: Mapping[str, Any]) -> asyncssh.SSHClientConnection:
-    return await asyncssh.connect(host.address, **options)
-
-
-async def _connect(host: Host, ssh: Mapping[str, Any], accept_new: bool) -> asyncssh.SSHClientConnection:
-    gate = _Gate(accept_new)
-    options: dict[str, Any] = {"keepalive_interval": 10, "keepalive_count_max": 3, "login_timeout": CONNECTING_S}
-    options |= {"client_factory": lambda: gate, **ssh}
-    given = options.get("known_hosts")
-    if isinstance(given, str) and not await asyncio.to_thread(Path(given).exists):
-        options["known_hosts"] = b""  # as with ssh: nobody is known yet
-    if host.user is not None:
-        options["username"] = host.user
-    if host.port is not None:
-        options["port"] = host.port
-    try:
-        connection = await within(CONNECTING_S, _connected(host, options))
-    except asyncssh.HostKeyNotVerifiable as error:
-        raise Unavailable(f"{host.label}: {gate.complaint or _words(error)}") from error
-    except asyncssh.PermissionDenied as error:
-        raise Unavailable(
-            f"{host.label}: it does not let us in ({_words(error)}); 'ssh {host.label}' has to work without a password"
-        ) from error
-    except asyncio.TimeoutError as error:
-        raise Unavailable(f"{host.label}: no connection within {CONNECTING_S:g} s") from error
-    except (asyncssh.Error, asyncssh.KeyImportError, OSError, ValueError) as error:
-        raise Unavailable(f"{host.label}: {_words(error)}") from error
-    if gate.new is not None:
-        path = Path(given) if isinstance(given, str) else _known_hosts(connection)
-        await asyncio.to_thread(_remember, path, *gate.new)
-    return connection
-
-
-def _known_hosts(connection: asyncssh.SSHClientConnection) -> Path:
-    """The file that the key was looked for in, as it is configured."""
-    given = getattr(connection, "_known_hosts", None) or "~/.ssh/known_hosts"
-    return Path(given if isinstance(given, str | os.PathLike) else given[0]).expanduser()
-
-
-def _remember(path: Path, name: str, key: asyncssh.SSHKey) -> None:
-    """Add a new host key, as ``ssh -o StrictHostKeyChecking=accept-new`` does."""
-    line = f"{name} {key.export_public_key('openssh').decode().strip()}\n"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
-        file.write(line)
-
-
-async def _aborted(connection: asyncssh.SSHClientConnection) -> None:
-    """Drop a connection, and its socket."""
-    connection.abort()
-    with contextlib.suppress(asyncio.TimeoutError, asyncssh.Error, OSError):
-        await within(CLOSING_S, connection.wait_closed())
-
-
-def _words(error: BaseException) -> str:
-    """An error of others in words."""
-    said = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
-    about = getattr(error, "filename", None)
-    return f"{said}: {about}" if about else str(said)
