@@ -19,7 +19,7 @@ from dask_adaptive.alerts import Alerts, Troubles, hooks_of, news
 from dask_adaptive.config import setting
 from dask_adaptive.controller import clock
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
-from dask_adaptive.head.control import ask, fingerprint
+from dask_adaptive.head.control import CONNECT_S, ask_through, fingerprint
 from dask_adaptive.head.forward import forward, is_far
 from dask_adaptive.head.state import Standing, entry_of, security_from
 from dask_adaptive.journal import records_of
@@ -101,7 +101,7 @@ class HeadCluster(DaskCluster):
     async def _start(self) -> None:
         self.status = Status.starting
         arguments = self.security.get_connection_args("client")
-        self.scheduler_comm = rpc(self._where.address, connection_args=arguments)
+        self.scheduler_comm = rpc(self._where.address, connection_args=arguments, timeout=CONNECT_S)
         try:
             await self._follow_once()
         except BaseException:
@@ -111,7 +111,7 @@ class HeadCluster(DaskCluster):
         self.status = Status.running
 
     async def _ask(self, call: str, **arguments: Any) -> Any:
-        return await ask(self._where.address, self.security, call, **arguments)
+        return await ask_through(self.scheduler_comm, call, **arguments)
 
     async def _follow(self) -> None:
         """Keep up with the head, until we let go; one that does not answer is asked again."""
@@ -136,7 +136,8 @@ class HeadCluster(DaskCluster):
         self.scheduler_info.update(news["identity"])
         if news["workers"] is not None:
             self.scheduler_info["workers"] = dict(news["workers"])
-        self._rounds = [*self._rounds, *records_of(news["rounds"])][-KEEP_ROUNDS:]
+        with suppress(ConfigError):  # rounds of another version; all else is plain values
+            self._rounds = [*self._rounds, *records_of(news["rounds"])][-KEEP_ROUNDS:]
         self._bulletin = dict(news.get("bulletin", {}))  # a head that is older than we are has none
 
     # --- what it tells ---

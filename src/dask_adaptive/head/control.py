@@ -22,7 +22,7 @@ from dask_adaptive.journal import lines_of
 from dask_adaptive.model import ALIVE, Record
 from dask_adaptive.waiting import within
 
-__all__ = ["HANDLER", "Control", "ask", "fingerprint"]
+__all__ = ["CONNECT_S", "HANDLER", "Control", "ask", "ask_through", "fingerprint"]
 
 HANDLER = "dask_adaptive_head"
 ASK_S = 30.0
@@ -193,7 +193,17 @@ def _sentences(record: Record) -> Iterator[str]:
 
 
 async def ask(address: str, security: Security, call: str, *, timeout_s: float = ASK_S, **arguments: Any) -> Any:
-    """Ask the head whose scheduler listens at ``address``.
+    """Ask the head whose scheduler listens at ``address``; errors as of ``ask_through``."""
+    connection = security.get_connection_args("client")
+    remote = rpc(address, connection_args=connection, timeout=min(timeout_s, CONNECT_S))
+    try:
+        return await ask_through(remote, call, timeout_s=timeout_s, **arguments)
+    finally:
+        await remote.close_rpc()
+
+
+async def ask_through(remote: Any, call: str, *, timeout_s: float = ASK_S, **arguments: Any) -> Any:
+    """Ask the head to whose scheduler this ``rpc`` leads.
 
     Raises
     ------
@@ -202,17 +212,14 @@ async def ask(address: str, security: Security, call: str, *, timeout_s: float =
     AdaptiveError
         Whatever it refuses with, as the class that it names.
     """
-    remote = rpc(address, connection_args=security.get_connection_args("client"), timeout=min(timeout_s, CONNECT_S))
     try:
         question: Awaitable[Any] = getattr(remote, HANDLER)(call=call, arguments=arguments)
         answer = await within(timeout_s, _awaited(question))
     except (OSError, asyncio.TimeoutError) as error:
         words = str(error) or f"no answer within {timeout_s:g} s"
-        raise EngineError(f"the head at {address} cannot be asked: {words}") from error
+        raise EngineError(f"the head at {remote.address} cannot be asked: {words}") from error
     except Exception as error:
-        raise EngineError(f"the scheduler at {address} is not a head of ours: {error}") from error
-    finally:
-        await remote.close_rpc()
+        raise EngineError(f"the scheduler at {remote.address} is not a head of ours: {error}") from error
     if "error" not in answer:
         return answer["value"]
     kinds = {kind.__name__: kind for kind in (ConfigError, EngineError, PolicyError)}
