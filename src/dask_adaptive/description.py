@@ -108,7 +108,7 @@ class Description:
     journal:
         File that every round is written to.
     idle_timeout:
-        After so long without any work and any client a head ends its cluster; default: never.
+        After so long without work, and without results that somebody holds, a head ends its cluster; default: never.
     on_event:
         What to run or call when something is wrong: a command as a list of words, or ``package.module:function``.
     head:
