@@ -15,7 +15,7 @@ from dask_adaptive.backend.hosts import Host
 from dask_adaptive.errors import Unavailable
 from dask_adaptive.waiting import within
 
-__all__ = ["aborted", "connect", "in_words"]
+__all__ = ["CLOSING_S", "aborted", "connect", "in_words"]
 
 CONNECTING_S = 15.0
 CLOSING_S = 5.0
@@ -58,6 +58,10 @@ async def _connected(host: Host, options: Mapping[str, Any]) -> asyncssh.SSHClie
 
 
 async def connect(host: Host, ssh: Mapping[str, Any], accept_new: bool) -> asyncssh.SSHClientConnection:
+    """A connection to a host. Raises ``Unavailable``.
+
+    ``ssh`` are arguments of ``asyncssh.connect``; ``accept_new``: a host that is not in known_hosts is added to it.
+    """
     gate = _Gate(accept_new)
     options: dict[str, Any] = {"keepalive_interval": 10, "keepalive_count_max": 3, "login_timeout": CONNECTING_S}
     options |= {"client_factory": lambda: gate, **ssh}
