@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from pathlib import Path
 
 import psutil
@@ -30,6 +32,17 @@ async def test_a_command_gets_its_words_as_they_are(here: Here) -> None:
 async def test_input_and_variables(here: Here) -> None:
     answer = await here.run(Call(("sh", "-c", 'cat; echo "$WORD" >&2; exit 3'), "text\n", {"WORD": "ü"}), 60)
     assert (3, "text\n", "ü") == (answer.exit_code, answer.stdout, answer.said)
+
+
+async def test_a_variable_is_taken_away(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORD", "old")
+    assert "none\n" == (await here.run(Call(("sh", "-c", "echo ${WORD-none}"), environment={"WORD": None}), 60)).stdout
+
+
+async def test_the_user_is_who_we_are(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "somebody-else")
+    assert pwd.getpwuid(os.geteuid()).pw_name == await here.user()
 
 
 async def test_a_command_that_reads_nothing(here: Here) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
+from benchmarks import submits
 from distributed import Client, Scheduler
 from tests.systems.slurm import CORES, NODES, SlurmSystem, slurm
 
@@ -82,10 +83,15 @@ def phases(cluster: SlurmCluster) -> list[str]:
 # --- sizes --------------------------------------------------------------------------------------------------------
 
 
-async def test_from_nothing_to_twenty_and_back(system: SlurmSystem, tmp_path: Path, sleeper: str) -> None:
+async def test_from_nothing_to_twenty_and_back(
+    system: SlurmSystem, tmp_path: Path, sleeper: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SQUEUE_PARTITION", "closed")  # a habit of the user's must not hide our jobs
     async with running(tmp_path, python=sleeper) as cluster:
         await cluster.scale(jobs=20)
-        await until(lambda: system.states(key(cluster))["RUNNING"] == 20)
+        await until(lambda: phases(cluster) == ["starting"] * 20)
+        monkeypatch.delenv("SQUEUE_PARTITION")
+        assert {"RUNNING": 20} == dict(system.states(key(cluster)))
         assert 1 == len(arrays(system, cluster))
         await cluster.scale(0)
         await until(lambda: system.left(key(cluster)) == 0)
@@ -101,6 +107,11 @@ async def test_a_thousand_jobs_are_few_submits(system: SlurmSystem, tmp_path: Pa
         await until(lambda: "starting" in phases(cluster) and "queued" in phases(cluster))
         await cluster.scale(0)
         await until(lambda: system.left(key(cluster)) == 0, 120)
+
+
+async def test_the_benchmark_counts_the_commands_of_both_sides() -> None:
+    found = await submits.measure_async(12)
+    assert {"ours": 1, "dask-jobqueue": 12} == {side: each.commands["sbatch"] for side, each in found.items()}
 
 
 async def test_queued_jobs_say_why_and_are_cancelled(system: SlurmSystem, tmp_path: Path, sleeper: str) -> None:

@@ -135,7 +135,7 @@ def test_a_launcher_gets_a_task_for_each_worker() -> None:
 
 def test_one_question_for_all_jobs_of_the_user() -> None:
     (call,) = SLURM.query("tester")
-    assert ("squeue", "-h", "-r", "-t", "all", "-u", "tester", "-O") == call.argv[:8]
+    assert ("squeue", "-h", "-r", "-t", "all", "-u", "tester", "-a", "-O") == call.argv[:9]
 
 
 def test_every_state() -> None:

@@ -112,6 +112,7 @@ class BatchSystem:
         self._probing = asyncio.Lock()
         self._probed = False
         self._closed = False
+        self._logs = ""
         self._known = Known()
         self._private = PrivateFiles(self.runner, log_directory)
         self._unsure: set[str] = set()
@@ -271,12 +272,14 @@ class BatchSystem:
         config = worker_config(spec) if spec.preload else with_preload(worker_config(spec), leaving)
         environment = await place(key, environment_file(config, spec), "sh")
         spec = replace(spec, tls=tls, preload=(leaving, *spec.preload) if spec.preload else ())
+        self._logs = ""  # somebody may have removed the folder
         log = await self._log(batch.tag)
         return spec, job_script(self.dialect, batch.tag, spec, log=log, environment=environment)
 
     async def _log(self, tag: str) -> str:
-        folder = await self.runner.folder(self.log_directory)
-        return f"{folder}/{tag}.%.log"
+        if not self._logs:
+            self._logs = await self.runner.folder(self.log_directory)
+        return f"{self._logs}/{tag}.%.log"
 
     async def _end_unsure(self) -> None:
         ids = [job.id for job in await self._list() if job.name.partition(".")[0] in self._unsure]

@@ -24,13 +24,15 @@ TAG = re.compile(r"[a-z][a-z0-9]{7}")
 class Call:
     """One command to run: without a shell, with this standard input and these variables added to the environment.
 
+    A variable that is None is taken away.
+
     ``files`` are private files to be placed first: a ``{name}`` in ``argv`` or ``stdin`` becomes the path of the file
     with that name.
     """
 
     argv: tuple[str, ...]
     stdin: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
 

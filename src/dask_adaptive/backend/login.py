@@ -81,13 +81,16 @@ class Login:
         """Who we are there."""
         if not self._user:
             answer = await self.run(Call(("id", "-un")), CONNECT_S * 2)
+            if answer.exit_code or not answer.stdout.strip():
+                raise Unavailable(f"{self.host} does not say who we are: {answer.said}", command=answer.argv)
             self._user = answer.stdout.strip()
         return self._user
 
     async def run(self, call: Call, timeout_s: float) -> Answer:
         """Run one command there; its words are quoted one by one."""
-        variables = [f"{name}={value}" for name, value in call.environment.items()]
-        command = shlex.join(["env", *variables, *call.argv] if variables else call.argv)
+        taken = [word for name, value in call.environment.items() if value is None for word in ("-u", name)]
+        given = [f"{name}={value}" for name, value in call.environment.items() if value is not None]
+        command = shlex.join(["env", *taken, *given, *call.argv] if taken or given else call.argv)
         answer = await self._shell(command, call.stdin, timeout_s, call.argv)
         if answer.exit_code == 127:
             raise Rejected(f"there is no {call.argv[0]!r} on {self.host}", command=call.argv)

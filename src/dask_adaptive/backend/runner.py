@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import os
+import pwd
 import shutil
 import signal
 import tempfile
@@ -64,12 +64,16 @@ class Here:
     """On this machine: a login node, or any other that has the commands of the batch system."""
 
     async def user(self) -> str:
-        """Who runs this process."""
-        return getpass.getuser()
+        """Who runs this process, whatever the environment says: the list of somebody else's jobs would be empty."""
+        try:
+            return pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:  # a user without an entry, as in some containers
+            return str(os.geteuid())
 
     async def run(self, call: Call, timeout_s: float) -> Answer:
         """In a process group of its own, so that nothing is left of a command that hangs."""
-        environment = {**os.environ, **call.environment}
+        wanted = {**os.environ, **call.environment}
+        environment = {name: value for name, value in wanted.items() if value is not None}
         program = shutil.which(call.argv[0], path=environment.get("PATH"))
         if program is None:
             raise Rejected(f"there is no {call.argv[0]!r} on this machine", command=call.argv)

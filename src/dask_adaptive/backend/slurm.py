@@ -21,6 +21,9 @@ __all__ = ["Slurm"]
 _COLUMNS = {"JobArrayID": 48, "State": 24, "exit_code": 12, "StartTime": 24, "TimeLeft": 24, "Reason": 64, "Name": 64}
 """What squeue is asked for, with widths, which every version keeps. A name may be anything, so it comes last."""
 
+_HIDING = [f"SQUEUE_{word}" for word in ("ACCOUNT", "LICENSES", "NAMES", "PARTITION", "QOS", "SORT", "STATES")]
+"""Variables of the user's that would make the list a part, as would hidden partitions (``-a`` shows those)."""
+
 _WORDS = {
     JobState.QUEUED: "PENDING CONFIGURING REQUEUED REQUEUE_FED REQUEUE_HOLD RESV_DEL_HOLD SPECIAL_EXIT",
     JobState.RUNNING: "RUNNING SUSPENDED STOPPED RESIZING SIGNALING",
@@ -37,9 +40,6 @@ _ERRORS: Sequence[tuple[Callable[..., BackendError], str]] = (
     (NoCapacity, "violates accounting/QOS policy|[Ss]ubmit ?(Job|limit)|Invalid job array specification"),
 )
 """What is said where no job was made, or it is not known; anything else is a refusal."""
-
-_ID = re.compile(r"(\d+)(?:;\S+)?")
-_LEFT = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Slurm:
 
     def probed(self, answers: Sequence[Answer]) -> Slurm:
         """A site that does not let us look has the usual limits."""
-        (answer,) = answers
+        answer = answers[0]
         if answer.exit_code and isinstance(_error(answer), Unavailable | Ambiguous):
             raise Unavailable(answer.said, command=answer.argv, exit_code=answer.exit_code)
         settings = dict(re.findall(r"(?m)^(\w+)\s*=\s*(.*?)\s*$", answer.stdout))
@@ -72,30 +72,24 @@ class Slurm:
 
     def directives(self, spec: Spec, log: str) -> Sequence[Directive]:
         """See ``Dialect``."""
-        return list(self._directives(spec, log))
-
-    def _directives(self, spec: Spec, log: str) -> Iterator[Directive]:
         request, shape = spec.request, spec.shape
         nodes = max(1, request.nodes)
         tasks = max(nodes, shape.workers if request.launcher else 1)
-        memory_bytes = request.memory_bytes or shape.workers * shape.memory_bytes
+        mebibytes = math.ceil((request.memory_bytes or shape.workers * shape.memory_bytes) / nodes / 2**20)
         minutes = math.ceil(request.walltime_s / 60)  # Slurm counts whole ones
-        if request.queue:
-            yield Directive("-p", shlex.quote(request.queue))
-        if request.account:
-            yield Directive("-A", shlex.quote(request.account))
-        if minutes:
-            yield Directive("-t", f"{minutes // 1440}-{minutes // 60 % 24:02}:{minutes % 60:02}:00")
-        if nodes > 1:
-            yield Directive("-N", str(nodes))
-        yield Directive("-n", str(tasks))
-        yield Directive("--cpus-per-task", str(math.ceil((request.cores or shape.job_threads) / tasks)), "=")
-        if memory_bytes:
-            yield Directive("--mem", f"{math.ceil(memory_bytes / nodes / 2**20)}M", "=")
-        if spec.gpus:
-            yield Directive("--gres", f"gpu:{math.ceil(spec.gpus * shape.workers / nodes)}", "=")
-        yield Directive("-o", shlex.quote(log.replace("%", "%a" if self.largest > 1 else "0")))
-        yield Directive("--open-mode", "append", "=")
+        wanted = (
+            ("-p", request.queue and shlex.quote(request.queue), " "),
+            ("-A", request.account and shlex.quote(request.account), " "),
+            ("-t", minutes and f"{minutes // 1440}-{minutes // 60 % 24:02}:{minutes % 60:02}:00", " "),
+            ("-N", nodes > 1 and str(nodes), " "),
+            ("-n", str(tasks), " "),
+            ("--cpus-per-task", str(math.ceil((request.cores or shape.job_threads) / tasks)), "="),
+            ("--mem", mebibytes and f"{mebibytes}M", "="),
+            ("--gres", spec.gpus and f"gpu:{math.ceil(spec.gpus * shape.workers / nodes)}", "="),
+            ("-o", shlex.quote(log.replace("%", "%a" if self.largest > 1 else "0")), " "),
+            ("--open-mode", "append", "="),
+        )
+        return [Directive(key, str(value), joint) for key, value, joint in wanted if value]
 
     def submit(self, tag: str, count: int, script: str, spec: Spec) -> Call:
         """Always an array, so that ids and outputs are alike; but where the site does not have arrays."""
@@ -107,7 +101,7 @@ class Slurm:
         """See ``Dialect``."""
         if answer.exit_code:
             raise _error(answer)
-        found = [match.group(1) for line in answer.stdout.splitlines() if (match := _ID.fullmatch(line.strip()))]
+        found = re.findall(r"(?m)^\s*(\d+)(?:;\S+)?\s*$", answer.stdout)
         if len(found) != 1:
             raise Garbled(f"sbatch gave no job id: {answer.said}", command=answer.argv)
         return [JobId(f"{found[0]}_{i}" if self.largest > 1 else found[0]) for i in range(count)]
@@ -115,7 +109,8 @@ class Slurm:
     def query(self, user: str) -> Sequence[Call]:
         """See ``Dialect``."""
         columns = ",".join(f"{name}:{width}" for name, width in _COLUMNS.items())
-        return [Call(("squeue", "-h", "-r", "-t", "all", "-u", user, "-O", columns))]
+        argv = ("squeue", "-h", "-r", "-t", "all", "-u", user, "-a", "-O", columns)
+        return [Call(argv, environment=dict.fromkeys(_HIDING))]
 
     def queried(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """See ``Dialect``."""
@@ -126,9 +121,8 @@ class Slurm:
 
     def recall(self, ids: Sequence[JobId]) -> Sequence[Call]:
         """See ``Dialect``."""
-        if not self.accounting:
-            return []
-        return [Call(("sacct", "-n", "-P", "-X", "-j", ",".join(ids), "-o", "JobID,JobName,ExitCode,State"))]
+        argv = ("sacct", "-n", "-P", "-X", "-j", ",".join(ids), "-o", "JobID,JobName,ExitCode,State")
+        return [Call(argv)] if self.accounting else []
 
     def recalled(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """See ``Dialect``."""
@@ -177,7 +171,7 @@ def _jobs(listing: str) -> Iterator[Job]:
         if state not in _STATES or not status.isdigit():
             raise Garbled(f"squeue gave a line that is not understood: {line.strip()!r}")
         job = _job(job_id, tag, state, int(status), "" if reason == "None" else reason, start)
-        clock = _LEFT.fullmatch(left) if state == "RUNNING" else None
+        clock = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", left) if state == "RUNNING" else None
         if clock:
             days, hours, minutes, seconds = (int(part or 0) for part in clock.groups())
             job = replace(job, left_s=((days * 24 + hours) * 60.0 + minutes) * 60 + seconds)
