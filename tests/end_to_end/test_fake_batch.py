@@ -163,7 +163,7 @@ async def test_several_workers_in_one_job(kind: Any, system: Any, tmp_path: Path
 async def test_jobs_are_drained_and_replaced_before_their_walltime(tmp_path: Path) -> None:
     trace = Trace(tmp_path)
     with htcondor(tmp_path) as fake:
-        async with running(HTCondorCluster, tmp_path, walltime="40s") as cluster:
+        async with running(HTCondorCluster, tmp_path, walltime="25s") as cluster:
             async with Client(cluster, asynchronous=True) as client:
                 await cluster.scale(1)
                 held = client.submit(trace.task(), "held")
