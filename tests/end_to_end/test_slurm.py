@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import sys
 import textwrap
 import uuid
@@ -20,7 +21,7 @@ from benchmarks import submits
 from distributed import Client, Scheduler
 from tests.systems.slurm import CORES, NODES, SlurmSystem, slurm
 
-from dask_adaptive import SlurmCluster
+from dask_adaptive import Rejected, SlurmCluster
 from dask_adaptive.backend import batch as engine
 
 from .worlds import QUICK, Trace, alive, rounds, until, workers
@@ -301,6 +302,27 @@ async def test_a_submit_that_hangs_is_told_of_given_up_and_never_doubled(
     assert not [each for each in psutil.process_iter(["cmdline"]) if str(commands) in str(each.info["cmdline"])]
 
 
+async def test_slurmctld_freezes_during_a_submit(system: SlurmSystem, tmp_path: Path, sleeper: str) -> None:
+    """sbatch gives up after a while; whether the jobs were made shows when slurmctld goes on."""
+    with dask.config.set({"adaptive.unknown-timeout": "10s"}):
+        async with running(tmp_path, python=sleeper) as cluster:
+            system.signal("slurmctld", signal.SIGSTOP)
+            try:
+                await cluster.scale(jobs=2)
+                await until(lambda: "Socket timed out" in events(cluster))
+            finally:
+                system.signal("slurmctld", signal.SIGCONT)
+            await until(lambda: phases(cluster) == ["starting"] * 2)
+            await rounds(cluster, 3)
+            assert {"RUNNING": 2} == dict(system.states(key(cluster)))
+
+
+async def test_without_slurms_commands_nothing_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Rejected, match="there is no 'scontrol' on this machine"):
+        await SlurmCluster(cores=1, asynchronous=True, dashboard_address=None, host="127.0.0.1")
+
+
 async def test_a_list_that_hangs_is_told_of(tmp_path: Path, commands: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "SLOW_S", 1.0)
     gate = tmp_path / "gate"
@@ -351,7 +373,7 @@ async def test_who_comes_back_to_a_living_scheduler_finds_its_jobs(system: Slurm
 
 OWNER = """
 import os, sys, time
-from dask_adaptive import SlurmCluster
+from dask_adaptive import Rejected, SlurmCluster
 
 cluster = SlurmCluster(cores=1, job_cores=16, host="127.0.0.1", dashboard_address=None, poll_s=0.5, death_timeout=3,
                        log_directory=sys.argv[1], directives=["-w n1"])
