@@ -107,6 +107,23 @@ async def test_new_keys_are_accepted_when_asked_for_and_a_changed_one_never(host
     await again.aclose()
 
 
+async def test_a_configuration_that_turns_the_check_off_is_refused(hosts: Hosts) -> None:
+    config = hosts.folder / "config"
+    config.write_text(f"Host *\nUserKnownHostsFile none\nGlobalKnownHostsFile none\nIdentityFile {hosts.key}\n")
+    backend = Ssh(hosts.words(), config=str(config), connect_options={"agent_path": None})
+    with pytest.raises(NoCapacity, match="its key cannot be checked, by UserKnownHostsFile"):
+        await backend.start()
+    await backend.aclose()
+    assert [] == hosts.left()
+
+
+async def test_a_new_key_that_cannot_be_written_down_is_not_accepted(hosts: Hosts, tmp_path: Path) -> None:
+    backend = backend_of(hosts, host_keys="accept-new", known_hosts="/proc/nowhere/known_hosts")
+    with pytest.raises(NoCapacity, match="/proc/nowhere"):
+        await backend.start()
+    await backend.aclose()
+
+
 async def test_nobody_lets_us_in(hosts: Hosts, tmp_path: Path) -> None:
     backend = backend_of(hosts, keys=[str(make_key(tmp_path / "another_key"))])
     with pytest.raises(NoCapacity) as caught:

@@ -84,9 +84,17 @@ async def connect(host: Host, ssh: Mapping[str, Any], accept_new: bool) -> async
         raise Unavailable(f"{host.label}: no connection within {CONNECTING_S:g} s") from error
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, ValueError) as error:
         raise Unavailable(f"{host.label}: {in_words(error)}") from error
-    if gate.new is not None:
-        path = Path(given) if isinstance(given, str) else _known_hosts(connection)
-        await asyncio.to_thread(_remember, path, *gate.new)
+    try:
+        if "known_hosts" not in ssh and getattr(connection, "_known_hosts", b"") is None:
+            raise OSError(
+                "its key cannot be checked, by UserKnownHostsFile of the configuration; known_hosts= names one"
+            )
+        if gate.new is not None:
+            path = Path(given) if isinstance(given, str) else _known_hosts(connection)
+            await asyncio.to_thread(_remember, path, *gate.new)
+    except OSError as error:
+        await aborted(connection)
+        raise Unavailable(f"{host.label}: {in_words(error)}") from error
     return connection
 
 
