@@ -183,6 +183,32 @@ async def test_a_job_that_was_killed_is_replaced(system: Site, tmp_path: Path) -
         await until(lambda: phases(cluster) == ["ready"] and first not in workers(cluster))
 
 
+async def test_a_job_that_is_deleted_while_it_works_finishes_and_hands_over(
+    system: Site, tmp_path: Path, trace: Trace
+) -> None:
+    """Grid Engine warns its workers (``-notify``) some time before it kills them."""
+    async with running(tmp_path, cores=2, processes=2) as cluster, Client(cluster, asynchronous=True) as client:
+        await cluster.scale(jobs=2)
+        await until(lambda: len(workers(cluster)) == 4)
+        job, _ = (row for row in cluster.status() if row.phase.value == "ready")
+        mine = [name for name in workers(cluster) if name.startswith(job.job)]
+        working = client.submit(trace.task("slow"), 1, workers=mine[:1], pure=False)
+        held = client.submit(os.getpid, workers=mine[1:], pure=False, allow_other_workers=True)
+        pid = await held
+        await until(lambda: len(trace.runs) == 1)
+        system.run("qdel", job.id)
+        await until(lambda: "its manager told it to end" in reasons(cluster))
+        trace.open("slow")
+        assert 1 == await working
+        await until(lambda: not any(name.startswith(job.job) for name in workers(cluster)))
+        assert pid == await held
+        assert {"1": 1} == dict(trace.runs)
+
+
+def reasons(cluster: SGECluster) -> set[str]:
+    return {retire.reason for record in cluster.records for retire in record.plan.retires}
+
+
 async def test_a_job_that_is_started_again_is_the_same_job(system: Site, tmp_path: Path) -> None:
     async with running(tmp_path, directives=["-r y"]) as cluster:
         await cluster.scale(1)

@@ -1,8 +1,9 @@
 """A worker that is told to end asks to be drained first. Its file is given to ``dask worker --preload``.
 
-SIGTERM is how a resource manager says that a job will be killed soon: preempted, over its walltime, cancelled. Without
-this, ``dask worker`` ends at once, with what it runs and holds. This file imports nothing of ours: it is read by the
-Python of the workers.
+SIGTERM is how a resource manager says that a job will be killed soon: preempted, over its walltime, cancelled; SGE
+(``-notify``) and LSF (at the end of a walltime) say it by SIGUSR2, and SGE by SIGUSR1 that a job will be suspended.
+Without this, ``dask worker`` ends at once, with what it runs and holds. This file imports nothing of ours: it is read
+by the Python of the workers.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ async def dask_setup(worker: Any) -> None:
         if not _tasks:
             _tasks.add(loop.create_task(_leave(worker, end)))
 
-    signal.signal(signal.SIGTERM, lambda *_: loop.call_soon_threadsafe(begin))
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda *_: loop.call_soon_threadsafe(begin))
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 async def _leave(worker: Any, end: Any) -> None:

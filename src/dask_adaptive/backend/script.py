@@ -154,6 +154,7 @@ def _supervised(spec: Spec) -> list[str]:
     return [
         "pids=",
         "trap 'kill -TERM $pids 2>/dev/null' TERM INT",
+        "trap : USR1 USR2  # warnings of SGE and LSF, which the workers get as well",
         f'for index in {workers}; do worker "$index" & pids="$pids $!"; done',
         "status=0",
         "for pid in $pids; do",

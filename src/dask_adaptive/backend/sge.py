@@ -1,7 +1,7 @@
 """The language of Grid Engine: SGE, Son of Grid Engine, Univa's and Altair's. Pure.
 
 Jobs are always arrays, a single one too, so that each has an id such as ``9.1``. A job leaves the list the moment it
-ends; how it ended is written to the accounting file some seconds later.
+ends; how it ended is written to the accounting file some seconds later. Without ``-notify`` jobs are killed unwarned.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Sge:
     def _directives(self, spec: Spec, request: Request, log: str) -> Iterator[Directive]:
         slots = request.cores or spec.shape.job_threads
         mebibytes = (request.memory_bytes or spec.shape.workers * spec.shape.memory_bytes) / 2**20
-        yield from (Directive("-S", _shell(request)), Directive("-cwd"), Directive("-j", "y"))
+        yield from (Directive("-S", _shell(request)), Directive("-cwd"), Directive("-notify"), Directive("-j", "y"))
         yield Directive("-o", _word(log.replace("%", "$TASK_ID")))
         if request.queue:
             yield Directive("-q", _word(request.queue))

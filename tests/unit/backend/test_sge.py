@@ -66,12 +66,13 @@ def test_a_site_that_does_not_let_us_look_is_taken_as_usual() -> None:
 
 
 def test_a_job_asks_for_what_is_set() -> None:
-    assert ["-S /bin/bash", "-cwd", "-j y", "-o /logs/abcd1234.$TASK_ID.log"] == asked(BARE)
+    assert ["-S /bin/bash", "-cwd", "-notify", "-j y", "-o /logs/abcd1234.$TASK_ID.log"] == asked(BARE)
     shape = Shape(workers=2, threads=4, memory_bytes=3 * 2**30)
     request = Request(queue="all.q", account="physics", walltime_s=90.5)
     assert [
         "-S /bin/bash",
         "-cwd",
+        "-notify",
         "-j y",
         "-o /logs/abcd1234.$TASK_ID.log",
         "-q all.q",
