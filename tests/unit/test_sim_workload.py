@@ -181,8 +181,15 @@ def test_shapes_have_the_sizes_that_were_asked_for() -> None:
     assert 1 + 4 * (5 + 1) == shapes.fork_join(rounds=4, width=5).tasks
     assert 3 * 7 == shapes.pipelines(count=7, stages=3).tasks
     assert 3 * 9 == shapes.triplets(count=9).tasks
+    assert 6 + 5 == shapes.gridcat(files=6).tasks
+    assert 4 * 3 == shapes.stencil(cells=4, steps=3).tasks
     gpu = [group for graph in shapes.resource_bound().graphs for group in graph.groups if group.need]
     assert [{"GPU": 1.0}] == [group.need for group in gpu]
+
+
+def test_a_cell_of_a_stencil_takes_what_is_beside_it() -> None:
+    (graph,) = shapes.stencil(cells=3, steps=2).graphs
+    assert [(), (), (), (0, 1), (0, 1, 2), (1, 2)] == [tuple(parents) for parents in graph.parents]
 
 
 def test_a_session_thinks_and_bursts_go_by_the_clock() -> None:

@@ -197,8 +197,16 @@ def _expected_s(view: View) -> tuple[float, list[float]]:
 class Dask2017(_Periodic):
     """The first ``Adaptive`` of Dask: twice as many while there is much to do, every idle one closed at once.
 
-    Source: ``distributed/deploy/adaptive.py`` of distributed 1.20 (2017); ``startup_cost`` 1 s, ``scale_factor`` 2.
+    Source: ``distributed/deploy/adaptive.py`` of distributed 1.20 (2017), ``scale_factor`` 2.
+
+    Parameters
+    ----------
+    startup_s:
+        Its ``startup_cost``: there is much to do while it takes twice as long as a start.
     """
+
+    def __init__(self, startup_s: float = 1.0) -> None:
+        self.startup_s = startup_s
 
     def size(self, view: View, pool: PoolView, state: Mapping[str, Any]) -> tuple[int, str, dict[str, Any]]:  # noqa: ARG002
         """Double, or let go what is idle."""
@@ -208,7 +216,7 @@ class Dask2017(_Periodic):
             (UNKNOWN_S if group.mean_s is None else group.mean_s) * (group.ready - group.running)
             for group in view.load.groups
         )
-        slow = ready > capacity.threads and work_s / (capacity.threads + 1e-9) > 2.0
+        slow = ready > capacity.threads and work_s / (capacity.threads + 1e-9) > 2.0 * self.startup_s
         full = capacity.memory_bytes > 0 and capacity.held_bytes > 0.6 * capacity.memory_bytes
         if slow or full or (ready and not pool.size):
             jobs = max(1, 2 * pool.ready, pool.size)
@@ -227,9 +235,17 @@ class Spark(_Periodic):
 
     Source: "Job Scheduling", section "Dynamic Resource Allocation", and ``spark.dynamicAllocation.*`` of the
     configuration page of Spark 3.5, with their defaults.
+
+    Parameters
+    ----------
+    idle_s:
+        Seconds that an executor is idle before it goes (``executorIdleTimeout``).
     """
 
     interval_s = 0.1
+
+    def __init__(self, idle_s: float = 60.0) -> None:
+        self.idle_s = idle_s
 
     def size(self, view: View, pool: PoolView, state: Mapping[str, Any]) -> tuple[int, str, dict[str, Any]]:
         """What was asked for so far, and one step more when it is due."""
@@ -246,7 +262,7 @@ class Spark(_Periodic):
             before = max(target, pool.ready)
             target = min(before + step, needed)
             step, due_s = (2 * step if target - before == step else 1), view.now_s + 1.0
-        jobs = max(target, pool.ready - _expired(view, 60.0))
+        jobs = max(target, pool.ready - _expired(view, self.idle_s))
         return jobs, f"{target} asked for, at most {needed} needed", {"target": target, "step": step, "due_s": due_s}
 
     def waits(self, state: Mapping[str, Any]) -> bool:
@@ -259,9 +275,17 @@ class Ray(_Periodic):
 
     Source: "Cluster YAML configuration" of Ray 2: ``upscaling_speed`` 1.0, ``idle_timeout_minutes`` 5, an update every
     5 s.
+
+    Parameters
+    ----------
+    idle_s:
+        Seconds that a node is idle before it goes (``idle_timeout_minutes``).
     """
 
     interval_s = quiet_s = 5.0
+
+    def __init__(self, idle_s: float = 300.0) -> None:
+        self.idle_s = idle_s
 
     def size(self, view: View, pool: PoolView, state: Mapping[str, Any]) -> tuple[int, str, dict[str, Any]]:  # noqa: ARG002
         """Fill what there is, ask for the rest."""
@@ -269,26 +293,36 @@ class Ray(_Periodic):
         more = min(missing, max(5, pool.ready) - pool.coming)
         if more > 0:
             return pool.size + more, f"{missing} missing", {}
-        return pool.size - _expired(view, 300.0), "idle ones go after 5 minutes", {}
+        return pool.size - _expired(view, self.idle_s), f"idle ones go after {self.idle_s:g} s", {}
 
 
 class Parsl(_Periodic):
     """Parsl's ``simple`` strategy: a slot for each task at once; all go when nothing was to be done for 120 s.
 
     Source: "Elasticity" in the user guide of Parsl; ``parallelism`` 1, ``max_idletime`` 120 s, every 5 s.
+
+    Parameters
+    ----------
+    parallelism:
+        Slots for each task.
+    idle_s:
+        Seconds without a task before all go (``max_idletime``).
     """
 
     interval_s = quiet_s = 5.0
+
+    def __init__(self, parallelism: float = 1.0, idle_s: float = 120.0) -> None:
+        self.parallelism, self.idle_s = parallelism, idle_s
 
     def size(self, view: View, pool: PoolView, state: Mapping[str, Any]) -> tuple[int, str, dict[str, Any]]:
         """As many slots as tasks."""
         tasks = _tasks(view)
         if tasks:
-            needed = math.ceil(tasks / pool.pool.shape.job_threads)
+            needed = math.ceil(tasks * self.parallelism / pool.pool.shape.job_threads)
             return max(pool.size, needed), f"{tasks} tasks", {}
         since_s = state.get("idle_since_s", view.now_s)
-        if view.now_s - since_s >= 120.0 - 1e-6:
-            return 0, "nothing to do for 120 s", {"idle_since_s": since_s}
+        if view.now_s - since_s >= self.idle_s - 1e-6:
+            return 0, f"nothing to do for {self.idle_s:g} s", {"idle_since_s": since_s}
         return pool.size, "nothing to do", {"idle_since_s": since_s}
 
 

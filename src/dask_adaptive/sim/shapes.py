@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Mapping
 
@@ -12,11 +13,13 @@ __all__ = [
     "SHAPES",
     "bursts",
     "fork_join",
+    "gridcat",
     "long_tail",
     "map_reduce",
     "pipelines",
     "resource_bound",
     "session",
+    "stencil",
     "tree_reduction",
     "trickle",
     "triplets",
@@ -96,6 +99,25 @@ def triplets(count: int = 100, mean_s: float = 2.0, nbytes: int = 10**7, seed: i
     return _one("triplets", build)
 
 
+def gridcat(files: int = 150, mean_s: float = 2.0, nbytes: int = 10**7, seed: int = 0) -> Workload:
+    """Files in a row, of which every two neighbours are joined: joins can begin long before all is loaded."""
+    build, times = GraphBuilder(), _Times(seed)
+    loaded = [build.add("load", times(mean_s), nbytes=nbytes) for _ in range(files)]
+    for left, right in itertools.pairwise(loaded):
+        build.add("join", times(mean_s / 2), (left, right), nbytes=2 * nbytes)
+    return _one("gridcat", build)
+
+
+def stencil(cells: int = 40, steps: int = 8, mean_s: float = 2.0, nbytes: int = 10**6, seed: int = 0) -> Workload:
+    """A row of cells, step after step, each from itself and its neighbours: a slow one holds back ever more of them."""
+    build, times = GraphBuilder(), _Times(seed)
+    row = [build.add("step-0", times(mean_s), nbytes=nbytes, prefix="step") for _ in range(cells)]
+    for number in range(1, steps):
+        near = [row[max(0, cell - 1) : cell + 2] for cell in range(cells)]
+        row = [build.add(f"step-{number}", times(mean_s), each, nbytes=nbytes, prefix="step") for each in near]
+    return _one("stencil", build)
+
+
 def long_tail(tasks: int = 200, mean_s: float = 2.0, slow: int = 4, factor: float = 40.0, seed: int = 0) -> Workload:
     """Many tasks of one kind, of which a few take ``factor`` times as long and nobody knows which."""
     build, times = GraphBuilder(), _Times(seed)
@@ -166,8 +188,10 @@ SHAPES: Mapping[str, Callable[..., Workload]] = {
     "map-reduce": map_reduce,
     "tree-reduction": tree_reduction,
     "fork-join": fork_join,
+    "stencil": stencil,
     "pipelines": pipelines,
     "triplets": triplets,
+    "gridcat": gridcat,
     "long-tail": long_tail,
     "trickle": trickle,
     "bursts": bursts,

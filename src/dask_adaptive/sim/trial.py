@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from dask_adaptive.errors import ConfigError, nearest
@@ -14,12 +14,23 @@ from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import Policy
 from dask_adaptive.policy.cost_aware import CostAware
 from dask_adaptive.sim.bound import Elasticity, lower_bound, objective
+from dask_adaptive.sim.hindsight import Hindsight
 from dask_adaptive.sim.rivals import RIVALS
 from dask_adaptive.sim.site import SITES, Constant, Site
 from dask_adaptive.sim.workload import Workload
 from dask_adaptive.sim.world import Outcome, Setting, simulate
 
-__all__ = ["POLICIES", "STATIC_BEST", "Trial", "earlier_starts", "equipped", "site_named", "trial", "true_means"]
+__all__ = [
+    "POLICIES",
+    "STATIC_BEST",
+    "Trial",
+    "earlier_starts",
+    "equipped",
+    "scored",
+    "site_named",
+    "trial",
+    "true_means",
+]
 
 STATIC_BEST = "static-best"
 
@@ -101,10 +112,10 @@ def trial(
         setting = replace(setting, startup=earlier_starts(setting.site))
     make = POLICIES[name]
     if make is None:
-        outcome = _static_best(workload, replace(setting, linger_s=0.0), time_value, seed, on_record)
+        outcome = _static_best(workload, setting, time_value, seed, on_record)
     else:
         outcome = simulate(workload, make(time_value, workload), setting, seed=seed, on_record=on_record)
-    return _scored(name, workload, setting, outcome, time_value=time_value, seed=seed)
+    return scored(name, workload, setting, outcome, time_value=time_value, seed=seed)
 
 
 def equipped(shape: Shape, workload: Workload) -> Shape:
@@ -146,40 +157,14 @@ def _static_best(
     seed: int,
     on_record: Callable[[Record], None] | None = None,
 ) -> Outcome:
-    """The cheapest of all fixed numbers of jobs; those with which the work never ends (no job arrived) do not count."""
-    best: tuple[float, int, Outcome] | None = None
-    failure = ConfigError("there is no size to try")
-    for size in _sizes(workload, setting):
-        try:
-            outcome = simulate(workload, Fixed(size), setting, seed=seed)
-        except ConfigError as error:
-            failure = error
-            continue
-        cost = objective(outcome.waited_s, outcome.billed_s, time_value=time_value)
-        if best is None or cost < best[0]:
-            best = cost, size, outcome
-    if best is None:
-        raise failure
+    size, outcome = Hindsight(workload, setting, seed).best(time_value)
     if on_record is not None:  # once more, now that it is known which one is the best
-        simulate(workload, Fixed(best[1]), setting, seed=seed, on_record=on_record)
-    return best[2]
+        simulate(workload, Fixed(size), replace(setting, linger_s=0.0), seed=seed, on_record=on_record)
+    return outcome
 
 
-def _sizes(workload: Workload, setting: Setting) -> Sequence[int]:
-    """Numbers of jobs worth trying, each about a fourth larger than the one before."""
-    slots = setting.shape.job_threads
-    widest = max((math.ceil(len(graph) / slots) for graph in workload.graphs), default=1)
-    most = max(1, min(setting.maximum, widest))
-    sizes, size = {most}, 1
-    while size < most:
-        sizes.add(size)
-        size = max(size + 1, round(size * 1.25))
-    return sorted(sizes)
-
-
-def _scored(
-    name: str, workload: Workload, setting: Setting, outcome: Outcome, *, time_value: float, seed: int
-) -> Trial:
+def scored(name: str, workload: Workload, setting: Setting, outcome: Outcome, *, time_value: float, seed: int) -> Trial:
+    """What came of a run, in parts of what no policy could go below on this workload and in this setting."""
     workers, threads = setting.shape.workers, setting.shape.threads
     bound = lower_bound(
         workload, outcome.fastest, time_value=time_value, maximum=setting.maximum * workers, slots=threads
