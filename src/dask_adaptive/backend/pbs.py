@@ -1,9 +1,8 @@
 """PBS Pro and OpenPBS: ``qsub``, ``qstat`` and ``qdel``. Pure. Torque speaks most of it as well.
 
-Recorded from OpenPBS 23.06 (``tests/recorded/openpbs``). What that teaches: an array of one is refused; ``qstat -x``
-shows nothing, without an error, where the server keeps no history; ``-F json`` shows only the first of several ids (and
-older ones break at odd variables of anybody's job), so the long form is read; a command with an unknown id in it does
-its work for the others, and its exit code tells of the last problem only.
+Recorded from OpenPBS 23.06 (``tests/recorded/openpbs``): an array of one is refused; ``qstat -x`` shows nothing, and no
+error, where the server keeps no history; ``-F json`` shows the first of several ids only, so the long form is read
+(decision 10); a command with an unknown id does its work for the others, and its exit code tells of the last problem.
 """
 
 from __future__ import annotations
@@ -65,8 +64,8 @@ class Pbs:
     def directives(self, spec: Spec, log: str) -> Sequence[Directive]:
         """Queue, account, walltime, one chunk (``select=1:ncpus=..``) for each node; both streams into one file."""
         request = spec.request
-        asked = [Directive("-q", word(request.queue))] if request.queue else []
-        asked += [Directive("-A", word(request.account))] if request.account else []
+        names = {"-q": request.queue, "-A": request.account}
+        asked = [Directive(key, word(name)) for key, name in names.items() if name]
         asked += [Directive("-l walltime", clock(request.walltime_s), "=")] if request.walltime_s else []
         return [*asked, *self.resources(spec), Directive("-j", "oe"), Directive("-o", word(self.output(log)))]
 
@@ -108,8 +107,9 @@ class Pbs:
         return list(jobs_of(_paragraphs(answer)))
 
     def recall(self, ids: Sequence[JobId]) -> Sequence[Call]:
-        """The history, where there is one."""
-        return [Call(("qstat", "-x", "-f", *ids))] if self.history else []
+        """The history, where there is one: of an array at once, since each id costs the server some milliseconds."""
+        whole = dict.fromkeys(re.sub(r"\[\d+\]", "[]", each) for each in ids)
+        return [Call(("qstat", "-x", "-t", "-f", *whole))] if self.history else []
 
     def recalled(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """Those that ended. What is not known any more makes an exit code, and is left out."""
@@ -131,7 +131,6 @@ class Pbs:
 
 
 def word(text: str) -> str:
-    """A value that cannot be taken for two, or for more than a value."""
     if re.search(r"[\s\"'\\,]", text):
         raise Rejected(f"blanks, quotes and commas cannot be in a directive of PBS: {text!r}")
     return text
@@ -141,12 +140,11 @@ def per_node(spec: Spec) -> tuple[int, int, int, int]:
     """Nodes, and for each of them cores, memory in MiB and GPUs, rounded up."""
     request, shape = spec.request, spec.shape
     nodes, cores = request.nodes or 1, request.cores or shape.job_threads
-    memory_bytes = request.memory_bytes or shape.workers * shape.memory_bytes
-    return nodes, -(-cores // nodes), -(-memory_bytes // (nodes * 2**20)), -(-spec.gpus * shape.workers // nodes)
+    memory_mb = -(-(request.memory_bytes or shape.workers * shape.memory_bytes) // (nodes * 2**20))
+    return nodes, -(-cores // nodes), memory_mb, -(-spec.gpus * shape.workers // nodes)
 
 
 def clock(seconds: float) -> str:
-    """``HH:MM:SS``."""
     minutes, left = divmod(int(-(-seconds // 1)), 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{left:02}"
 
@@ -168,19 +166,21 @@ def jobs_of(found: Mapping[str, Mapping[str, str]]) -> Iterator[Job]:
         if STATES[letter] is JobState.QUEUED and not comment.startswith("Job Array Began"):
             reason = comment or reason
         elif STATES[letter] is JobState.ENDED:
-            code, reason = _end(about.get("Exit_status", about.get("exit_status", "")), comment)
+            code, reason = _end(about, comment)
         yield Job(JobId(job_id), f"{name}.{_element(job_id)}", STATES[letter], reason, code)
 
 
-def _end(said: str, comment: str) -> tuple[int | None, str]:
+def _end(about: Mapping[str, str], comment: str) -> tuple[int | None, str]:
     """Exit code and reason. A status over 256 is a signal, a negative one says why PBS ended the job."""
-    if not said:
+    if not (said := about.get("Exit_status", about.get("exit_status", ""))):
         return None, comment or "deleted before it ran"
     if (status := int(said)) < 0:
         return None, OWN.get(status, f"ended by the batch system (status {status})")
     code = status if status <= 256 else 256 - status
     if re.search(r"terminated|exceeded", comment):
         return code, comment
+    if about.get("substate") == "91":  # terminated: so a comment does not always say
+        return code, "deleted"
     return code, f"exit code {code}" if code >= 0 else f"killed by signal {-code}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -239,12 +240,23 @@ def test_who_deleted_a_running_job_is_told(case: str, code: int) -> None:
     assert (code, True) == (job.exit_code, job.reason.endswith("terminated by tester@pbshost"))
 
 
+def test_an_element_that_was_deleted_did_not_fail() -> None:
+    """Recorded as JSON (status-array-after-cancel-json): exit status 1, and the comment is "Subjob finished"."""
+    listed = json.loads(said("status-array-after-cancel-json").stdout)["Jobs"]
+    lines = [f"Job Id: {key}\n" + "".join(f"    {k} = {v}\n" for k, v in job.items()) for key, job in listed.items()]
+    jobs = PBS.recalled([Answer(("qstat",), 0, "\n".join(lines))])
+    assert [f"10[{i}].pbshost" for i in range(10)] == [job.id for job in jobs]
+    assert "deleted" == jobs[0].reason
+    assert "terminated by tester@pbshost" in jobs[3].reason
+    assert [] == [job for job in jobs if "exit code" in job.reason]
+
+
 def test_several_are_recalled_at_once_in_the_form_that_shows_them_all() -> None:
     """JSON shows the first of several ids only (status-mixed-states-xjson)."""
     assert '"27.pbshost"' in said("status-mixed-states-xjson").stdout
     assert '"30.pbshost"' not in said("status-mixed-states-xjson").stdout
-    ids = [JobId("30.pbshost"), JobId("10[3].pbshost")]
-    assert [("qstat", "-x", "-f", *ids)] == [call.argv for call in PBS.recall(ids)]
+    ids = [JobId("30.pbshost"), JobId("10[3].pbshost"), JobId("10[4].pbshost")]
+    assert [("qstat", "-x", "-t", "-f", "30.pbshost", "10[].pbshost")] == [call.argv for call in PBS.recall(ids)]
 
 
 def test_without_a_history_nothing_is_recalled() -> None:
