@@ -372,9 +372,11 @@ async def test_a_slow_system_is_asked_less_often(system: BatchSystem, manager: M
     manager.gates["list"] = asyncio.Event()
     listing = asyncio.ensure_future(system.jobs("mine"))
     await asyncio.sleep(0.3)
+    manager.errors["list"] = Unavailable("no answer")
     manager.gates["list"].set()
-    await listing
-    assert system.poll_s > 2
+    with pytest.raises(Unavailable):
+        await listing
+    assert system.poll_s > 1
 
 
 async def test_who_keeps_us_waiting_is_named(
@@ -388,6 +390,23 @@ async def test_who_keeps_us_waiting_is_named(
     manager.gates["list"].set()
     await listing
     assert "" == system.trouble
+
+
+async def test_a_system_that_hangs_does_not_keep_a_cluster_from_starting(
+    system: BatchSystem, manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SLOW_S", 0.1)
+    manager.gates["probe"] = asyncio.Event()
+    await system.start()
+    manager.gates["probe"].set()
+    await system.submit(batch())
+    assert 2 == manager.count("probe")
+
+
+async def test_a_system_whose_commands_are_missing_does(system: BatchSystem, manager: Manager) -> None:
+    manager.errors["probe"] = Rejected("there is no 'probe' on this machine")
+    with pytest.raises(Rejected, match="no 'probe'"):
+        await system.start()
 
 
 async def test_what_ended_is_forgotten_in_the_end(

@@ -21,6 +21,7 @@ from dask_adaptive.backend.runner import Here, Runner
 from dask_adaptive.backend.script import environment_file, job_script
 from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Batch, Job, JobId, JobState, Spec
+from dask_adaptive.waiting import within
 
 __all__ = ["BatchSystem", "speaking"]
 
@@ -128,13 +129,13 @@ class BatchSystem:
 
     async def start(self) -> None:
         """Learn the system's version and limits. Raises ``Rejected`` where its commands are missing."""
-        with suppress(Unavailable, Ambiguous):  # it is down now: it will be asked again
-            await self._probe()
+        with suppress(Unavailable, asyncio.TimeoutError):  # it is down now: it will be asked again
+            await within(SLOW_S, self._probe())
 
     @property
     def poll_s(self) -> float:
         """Seconds until the list is worth another look: more while nothing moves or the manager is slow."""
-        wanted_s = max(self._least_poll_s * self._quiet, 10 * self._list_took_s)
+        wanted_s = max(self._least_poll_s * self._quiet, 5 * self._list_took_s)
         return min(wanted_s, max(LONGEST_POLL_S, self._least_poll_s))
 
     @property
@@ -173,8 +174,10 @@ class BatchSystem:
             await asyncio.sleep(self._listed_s + LEAST_GAP * self._least_poll_s - time.monotonic())
             await self._probe()
             asked_s = self._listed_s = time.monotonic()
-            listed = await self._list()
-            self._list_took_s = time.monotonic() - asked_s
+            try:
+                listed = await self._list()
+            finally:
+                self._list_took_s = time.monotonic() - asked_s
             moved = self._known.listed(cluster, listed, asked_s, self.lag_s)
             self._quiet = 1.0 if moved else min(self._quiet * 1.3, 6.0)
             await self._end_stuck(
@@ -215,8 +218,9 @@ class BatchSystem:
         """
         self._closed = True
         if self._unsure:
-            with suppress(BackendError):
-                await self._end_unsure()
+            with suppress(BackendError, asyncio.TimeoutError):
+                await within(2 * SLOW_S, self._end_unsure())
+            self._unsure.clear()
         if not self._known.reading:
             with suppress(BackendError):
                 await self._private.remove()
@@ -226,6 +230,14 @@ class BatchSystem:
         """Let go of the jobs: what those read that start later stays where it is."""
         self._closed = True
         await self.runner.aclose()
+
+    async def folders(self, cluster: str) -> Sequence[str]:
+        """See ``Keeping``."""
+        return await self._private.folders(cluster)
+
+    def take_over(self, folders: Sequence[str]) -> None:
+        """See ``Keeping``."""
+        self._private.take_over(folders)
 
     def job_script(self, batch: Batch) -> str:
         """Exactly what would be submitted; paths of private files, which do not exist yet, apart.

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from dask_adaptive.model import Batch, Job, JobId
 
-__all__ = ["Backend", "Pushing", "Telling", "Wake"]
+__all__ = ["Backend", "Keeping", "Pushing", "Telling", "Wake"]
 
 Wake = Callable[[str], None]
 """Told, with a word about what happened, that a new look is worth it. Called on the cluster's event loop."""
@@ -80,4 +80,17 @@ class Telling(Protocol):
 
     def notes(self) -> Sequence[str]:
         """What is to be known now, a sentence each; shown below the table of jobs and in ``explain()``."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A backend that has folders of its own, which an owner that is killed leaves behind."""
+
+    async def folders(self, cluster: str) -> Sequence[str]:
+        """What ``aclose`` will remove, whether it is there yet or not. Raises ``BackendError``."""
+        ...
+
+    def take_over(self, folders: Sequence[str]) -> None:
+        """Remove these in ``aclose`` as well: an earlier owner of the same jobs left them."""
         ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from dask_adaptive.backend.dialect import Call
@@ -26,16 +26,26 @@ class PrivateFiles:
 
     def __init__(self, runner: Runner, directory: str) -> None:
         self._runner, self._directory = runner, directory
+        self._token = secrets.token_hex(4)
         self._folder = ""
         self._placed: dict[str, str] = {}
+        self._earlier: list[str] = []
+
+    async def folders(self, cluster: str) -> list[str]:
+        """What ``remove`` will remove: the folder of ours, made yet or not, and what was taken over."""
+        above = await self._runner.folder(self._directory)
+        return [self._folder or f"{above}/.{cluster}-{self._token}", *self._earlier]
+
+    def take_over(self, folders: Iterable[str]) -> None:
+        """Remove these at the end as well: an earlier owner of the same jobs left them."""
+        self._earlier += [each for each in folders if each not in self._earlier]
 
     async def place(self, cluster: str, text: str, kind: str) -> str:
         """The path of a file with this text; the same text is placed once."""
         name = f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.{kind}"
         if name not in self._placed:
             if not self._folder:
-                above = await self._runner.folder(self._directory)
-                self._folder = await self._runner.folder(f"{above}/.{cluster}-{secrets.token_hex(4)}")
+                self._folder = await self._runner.folder((await self.folders(cluster))[0])
             self._placed[name] = await self._runner.place(f"{self._folder}/{name}", text)
         return self._placed[name]
 
@@ -53,6 +63,7 @@ class PrivateFiles:
 
     async def remove(self) -> None:
         """Remove them all."""
-        folder, self._folder, self._placed = self._folder, "", {}
-        if folder:
+        folders = filter(None, (self._folder, *self._earlier))
+        self._folder, self._placed, self._earlier = "", {}, []
+        for folder in folders:
             await self._runner.remove(folder)
