@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -51,27 +51,55 @@ async def serve(entry: Entry) -> None:
     running = _begun(entry)
     entry.write(running)
     over: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    with ExitStack() as until_over:
-        until_over.enter_context(_signals(over))
-        until_over.enter_context(dask.config.set({"distributed.scheduler.http.routes": list(PAGES)}))
+    with _signals(over), dask.config.set({"distributed.scheduler.http.routes": list(PAGES)}):
         try:
-            description = Description(**setup.description)
-            async with _cluster(description, entry.name, entry.make_credentials()) as cluster:
-                running = replace(
-                    running, address=cluster.scheduler_address, dashboard=_page(cluster, description), key=cluster.key
-                )
-                Control(cluster, _about(running), lambda why: _end(over, why), description.budget).install()
-                entry.write(running)
-                _say(f"up at {running.address}")
-                _say(f"ending: {await _end_of(cluster, over, description.idle_timeout_s)}")
+            left = await _run(entry, running, Description(**setup.description), over)
         except (AdaptiveError, OSError) as error:
             with suppress(AdaptiveError):
-                entry.write(replace(running, address="", failed=str(error) or type(error).__name__))
+                _failed(entry, running, str(error) or type(error).__name__)
             raise
-        if cluster.left:
-            entry.write(replace(running, address="", failed="; ".join(cluster.left)))
-            raise AdaptiveError(f"`dask adaptive reap {entry.name}` is needed: {'; '.join(cluster.left)}")
+        if left:
+            _failed(entry, running, left)
+            raise AdaptiveError(f"`dask adaptive reap {entry.name}` is needed: {left}")
         entry.remove()
+
+
+async def _run(entry: Entry, running: Running, description: Description, over: asyncio.Future[str]) -> str:
+    """The cluster from its start to its end, which may come at any moment; what may be left of its jobs."""
+    cluster = _cluster(description, entry.name, entry.make_credentials())
+    try:
+        starting = asyncio.ensure_future(_started(cluster))
+        first: set[asyncio.Future[Any]] = {starting, over}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            page, address = _page(cluster, description), cluster.scheduler_address
+            running = replace(running, address=address, dashboard=page, key=cluster.key)
+            Control(cluster, _about(running), lambda why: _end(over, why), description.budget).install()
+            entry.write(running)
+            _say(f"up at {running.address}")
+            _say(f"ending: {await _end_of(cluster, over, description.idle_timeout_s)}")
+        else:
+            starting.add_done_callback(_heard)
+            _say(f"ending before it was up: {over.result()}")
+    finally:
+        await cluster.close()
+    return "; ".join(cluster.left)
+
+
+async def _started(cluster: Cluster) -> None:
+    await cluster
+
+
+def _heard(starting: asyncio.Future[None]) -> None:
+    """Closing ends the start as well; nobody needs to know how."""
+    if not starting.cancelled():
+        starting.exception()
+
+
+def _failed(entry: Entry, running: Running, why: str) -> None:
+    """Keep why, and what the names of its jobs begin with if it got that far."""
+    entry.write(replace(entry.running() or running, address="", failed=why))
 
 
 def _begun(entry: Entry) -> Running:
