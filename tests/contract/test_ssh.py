@@ -519,6 +519,15 @@ async def test_environment_of_backend_and_job_arrive(hosts: Hosts) -> None:
     await backend.aclose()
 
 
+def visible(hosts: Hosts) -> list[str]:
+    """The GPUs that each worker sees."""
+    found = []
+    for process in hosts.left():
+        with suppress(psutil.Error):
+            found += [process.environ()["CUDA_VISIBLE_DEVICES"]] if "-m" in process.cmdline() else []
+    return found
+
+
 async def test_gpus_are_handed_out_once_each(tmp_path: Path) -> None:
     with running_hosts(tmp_path / "hosts", count=1, CUDA_VISIBLE_DEVICES="a,b,c") as hosts:
         backend = backend_of(hosts, hosts=[f"{hosts.sshds[0].label}*4"])
@@ -526,8 +535,7 @@ async def test_gpus_are_handed_out_once_each(tmp_path: Path) -> None:
         first = await backend.submit(batch(1, spec=spec))
         with pytest.raises(NoCapacity, match="a job takes 2 GPUs, and 1 of 3 are free"):
             await backend.submit(batch(1, spec=spec))
-        seen = [process.environ()["CUDA_VISIBLE_DEVICES"] for process in hosts.left() if "-m" in process.cmdline()]
-        assert ["a,b"] == seen
+        await until(lambda: visible(hosts) == ["a,b"])
         await backend.cancel(first)
         await ended(backend, first[0])
 
