@@ -345,7 +345,7 @@ async def test_a_host_that_cannot_be_asked_makes_the_list_unavailable_until_it_c
 
     await until(back)
     await ended(backend, there[0])
-    assert 3 == len(sleepers(hosts))
+    await until(lambda: len(sleepers(hosts)) == 3)
     assert [] == list(backend.notes())
     await backend.aclose()
 
@@ -412,6 +412,7 @@ async def test_jobs_of_an_owner_that_was_killed_are_found_by_the_next(hosts: Hos
     owner.wait()
     owner.stdout.close()
     assert 3 == len(ids)
+    await until(lambda: len(sleepers(hosts)) == 3)
     before = sleepers(hosts)
     backend = backend_of(hosts)
     assert set(ids) == {job.id for job in await backend.jobs(cluster)}
