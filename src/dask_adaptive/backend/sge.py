@@ -9,28 +9,24 @@ from __future__ import annotations
 import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from typing import ClassVar
 
 from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
 from dask_adaptive.errors import Ambiguous, Garbled, NoCapacity, Rejected, Unavailable
-from dask_adaptive.model import Job, JobId, JobState, Request, Spec
+from dask_adaptive.model import Job, JobId, JobState, Spec
 
 __all__ = ["Sge"]
 
-ONE_HOST = ("smp", "shm", "shared", "threaded", "threads", "openmp", "omp")
-"""Names that sites give to a parallel environment whose slots are all on one host."""
-
-ID = re.compile(r"(\d+)\.(\d+)")
-ARRAY = re.compile(r"(?:^|Your job-array )(\d+)\.(\d+)-(\d+):(\d+)", re.MULTILINE)
-"""As ``-terse`` has it, or, where qsub warns of something and submits all the same, in a sentence."""
-
-UNSURE = re.compile("reading answer list|failed receiving gdi request|got read error")
+ONE_HOST = ("smp", "shm", "shared", "threaded", "threads", "openmp", "omp")  # usual names of parallel environments
+ARRAY = re.compile(r"(?:^|Your job-array )(\d+)\.\d+-\d+:", re.MULTILINE)  # by -terse, or, with a warning, in words
 AWAY = re.compile("commlib error|unable to (?:send message to|contact) qmaster")
-FULL = re.compile(r"only \d+ jobs are allowed per")
-COLUMNS = ("JB_name", "JB_job_number", "tasks", "state")
+REFUSALS = {
+    re.compile("reading answer list|failed receiving gdi request|got read error"): Ambiguous,
+    AWAY: Unavailable,
+    re.compile(r"only \d+ jobs are allowed per"): NoCapacity,
+}
 GONE = re.compile("does not exist|already in deletion|has registered|has deleted")
 
 
@@ -46,30 +42,20 @@ class Sge:
         The resource by which memory is asked for; empty: not at all.
     gpu_resource:
         The resource by which GPUs are asked for.
-
-    Notes
-    -----
-    The other fields are learned: the site's parallel environments, how each resource is consumed, the largest array,
-    how late the accounting file may be.
     """
 
     options: ClassVar[tuple[str, ...]] = ("parallel_environment", "memory_resource", "gpu_resource")
-
     parallel_environment: str = ""
     memory_resource: str = "mem_free"
     gpu_resource: str = "gpu"
-    environments: tuple[str, ...] = ()
+    environments: tuple[str, ...] = ()  # from here on: what the site has, as probed
     consumable: Mapping[str, str] = field(default_factory=dict)
     largest: int = 75_000
     lag_s: float = 20.0
 
-    name = "sge"
-    prefix = "#$"
-    index = "${SGE_TASK_ID}"
-    first = 1
+    name, prefix, index, first = "sge", "#$", "${SGE_TASK_ID}", 1
     attempt = '$([ "${RESTARTED:-0}" = 0 ] && echo 0 || date +%s)'  # it tells that, not how often
-    poll_s = 2.0
-    lists_ended = False
+    poll_s, lists_ended = 2.0, False
 
     def probe(self) -> Sequence[Call]:
         """Which parallel environments, resources and limits the site has."""
@@ -91,39 +77,37 @@ class Sge:
 
     def directives(self, spec: Spec, log: str) -> Sequence[Directive]:
         """The shell is said, since many queues have another one."""
-        if spec.request.nodes > 1:
+        request, shape = spec.request, spec.shape
+        if request.nodes > 1:
             raise Rejected("Grid Engine gives slots, not hosts: ask with directives=('-pe NAME SLOTS',)")
         if re.search("[,:$]", log):
             raise Rejected(f"Grid Engine cannot write to {log!r}: it has one of ',:$' in it")
-        return list(self._directives(spec, spec.request, log))
-
-    def _directives(self, spec: Spec, request: Request, log: str) -> Iterator[Directive]:
-        slots = request.cores or spec.shape.job_threads
-        mebibytes = (request.memory_bytes or spec.shape.workers * spec.shape.memory_bytes) / 2**20
-        yield from (Directive("-S", _shell(request)), Directive("-cwd"), Directive("-notify"), Directive("-j", "y"))
-        yield Directive("-o", _word(log.replace("%", "$TASK_ID")))
-        if request.queue:
-            yield Directive("-q", _word(request.queue))
-        if request.account:
-            yield Directive("-P", _word(request.account))
-        if request.walltime_s:
-            yield Directive("-l h_rt", str(math.ceil(request.walltime_s)), "=")
-        if slots > 1 and not _says(request, "-pe"):
-            yield Directive("-pe", f"{self._environment(slots)} {slots}")
-        if mebibytes and self.memory_resource and self.consumable.get(self.memory_resource, not self.consumable):
-            yield Directive("-l", f"{self._amount(self.memory_resource, mebibytes, slots)}M")
-        if spec.gpus:
-            yield Directive("-l", self._amount(self.gpu_resource, spec.gpus * spec.shape.workers, slots))
+        slots = request.cores or shape.job_threads
+        memory = self.memory_resource if self.memory_resource in (self.consumable or [self.memory_resource]) else ""
+        mebibytes = (request.memory_bytes or shape.workers * shape.memory_bytes) / 2**20
+        theirs = {*request.skip, *(text.partition(" ")[0] for text in request.directives)}
+        _, _, shell = request.shebang.partition("/env ")
+        asked = [
+            Directive("-S", f"/bin/{shell.split()[0]}" if shell else request.shebang[2:].split()[0]),
+            *(Directive("-cwd"), Directive("-notify"), Directive("-j", "y")),
+            Directive("-o", _word(log.replace("%", "$TASK_ID"))),
+            request.queue and Directive("-q", _word(request.queue)),
+            request.account and Directive("-P", _word(request.account)),
+            request.walltime_s and Directive("-l h_rt", str(math.ceil(request.walltime_s)), "="),
+            slots > 1 and "-pe" not in theirs and Directive("-pe", f"{self._environment(slots)} {slots}"),
+            mebibytes and memory and Directive("-l", f"{self._amount(memory, mebibytes, slots)}M"),
+            spec.gpus and Directive("-l", self._amount(self.gpu_resource, spec.gpus * shape.workers, slots)),
+        ]
+        return [each for each in asked if isinstance(each, Directive)]
 
     def _environment(self, slots: int) -> str:
-        known = self.environments or ONE_HOST
         for name in (self.parallel_environment, *ONE_HOST):
-            if name and (name in known or name == self.parallel_environment):
+            if name and (name == self.parallel_environment or name in (self.environments or ONE_HOST)):
                 return name
-        raise Rejected(f"{slots} slots need parallel_environment=; the site has {', '.join(known)}")
+        raise Rejected(f"{slots} slots need parallel_environment=; the site has {', '.join(self.environments)}")
 
     def _amount(self, resource: str, amount: float, slots: int) -> str:
-        """How much to ask for: what slots consume is counted for each slot."""
+        # what slots consume is counted for each slot
         return f"{resource}={math.ceil(amount / slots if self.consumable.get(resource) == 'YES' else amount)}"
 
     def submit(self, tag: str, count: int, script: str, spec: Spec) -> Call:
@@ -135,12 +119,9 @@ class Sge:
         """A warning makes qsub exit with 1 although the jobs are submitted."""
         found = ARRAY.search(f"{answer.stdout}\n{answer.stderr}")
         if found:
-            number, first, last, _ = found.groups()
-            return [JobId(f"{number}.{task}") for task in range(int(first), int(last) + 1)][:count]
-        if answer.exit_code == 0:
-            raise Garbled(f"qsub told no job id: {answer.said}", command=answer.argv)
-        kinds = {UNSURE: Ambiguous, AWAY: Unavailable, FULL: NoCapacity}
-        kind = next((kind for words, kind in kinds.items() if words.search(answer.stderr)), Rejected)
+            return [JobId(f"{found[1]}.{task}") for task in range(1, count + 1)]
+        other = Rejected if answer.exit_code else Garbled
+        kind = next((kind for words, kind in REFUSALS.items() if words.search(answer.stderr)), other)
         raise kind(answer.said, command=answer.argv, exit_code=answer.exit_code)
 
     def query(self, user: str) -> Sequence[Call]:
@@ -158,7 +139,8 @@ class Sge:
             raise Garbled(f"qstat wrote XML that is none: {error}", command=answer.argv) from error
         if root.tag != "job_info":
             raise Garbled(f"qstat told of {root.tag}, not of jobs", command=answer.argv)
-        rows = [[row.findtext(each, "") for each in COLUMNS] for row in root.iter("job_list")]
+        names = ("JB_name", "JB_job_number", "tasks", "state")
+        rows = [[row.findtext(each, "") for each in names] for row in root.iter("job_list")]
         ours = [row for row in rows if TAG.fullmatch(row[0]) and row[2].isdigit()]
         return [Job(JobId(f"{n}.{task}"), f"{tag}.{int(task) - 1}", *_state(word)) for tag, n, task, word in ours]
 
@@ -174,12 +156,8 @@ class Sge:
         return list({job.id: job for job in jobs}.values())
 
     def cancel(self, ids: Collection[JobId]) -> Sequence[Call]:
-        """Neighbours in one word. What is no id of ours would be taken for the name of somebody's job."""
-        pairs = sorted((int(found[1]), int(found[2])) for found in map(ID.fullmatch, ids) if found)
-        words = []
-        for (number, _), run in groupby(enumerate(pairs), lambda each: (each[1][0], each[1][1] - each[0])):
-            tasks = [task for _, (_, task) in run]
-            words.append(f"{number}.{tasks[0]}" if len(tasks) == 1 else f"{number}.{tasks[0]}-{tasks[-1]}")
+        """What is no id of ours is not said: it would be taken for the name of somebody's job."""
+        words = [each for each in ids if re.fullmatch(r"\d+\.\d+", each)]
         return [Call(("qdel", *words[at : at + 500])) for at in range(0, len(words), 500)]
 
     def cancelled(self, answers: Sequence[Answer]) -> None:
@@ -195,18 +173,7 @@ class Sge:
         return log.replace("%", id.rpartition(".")[2])
 
 
-def _says(request: Request, key: str) -> bool:
-    return key in request.skip or any(text.split()[:1] == [key] for text in request.directives)
-
-
-def _shell(request: Request) -> str:
-    """The program of the first line; of one that ``env`` finds, where it usually is."""
-    words = request.shebang.removeprefix("#!").split()
-    return f"/bin/{words[1]}" if len(words) > 1 and words[0].endswith("/env") else words[0]
-
-
 def _word(text: str) -> str:
-    """One word of a directive line."""
     if '"' in text:
         raise Rejected(f"Grid Engine cannot be told of {text!r}: it has a quotation mark in it")
     return text if re.fullmatch(r"[\w@%+=./*|!&$-]+", text) else f'"{text}"'

@@ -161,7 +161,7 @@ def test_every_recorded_submit(case: str) -> None:
     if re.search(r"\d+\.\d+-\d+:1", found.stdout + found.stderr):
         assert len(SGE.submitted(found, 1000)) > 0
         return
-    error, words = REFUSED.get(case, (Rejected, ".") if found.exit_code else (Garbled, "told no job id"))
+    error, words = REFUSED.get(case, (Rejected, ".") if found.exit_code else (Garbled, "."))
     with pytest.raises(error, match=words) as raised:
         SGE.submitted(found, 1)
     assert type(raised.value) is error
@@ -311,11 +311,11 @@ def test_a_job_that_never_ran_has_no_exit_code() -> None:
 # --- ending them ---------------------------------------------------------------------------------------------------
 
 
-def test_neighbours_are_one_word_and_what_is_no_id_is_never_said() -> None:
-    ids = [JobId(each) for each in ("9.10", "9.3", "9.1", "9.2", "8.7", "no-such-job#77", "", "*", "9")]
-    assert [("qdel", "8.7", "9.1-3", "9.10")] == [call.argv for call in SGE.cancel(ids)]
+def test_what_is_no_id_is_never_said() -> None:
+    ids = [JobId(each) for each in ("9.10", "8.7", "no-such-job#77", "", "*", "9")]
+    assert [("qdel", "9.10", "8.7")] == [call.argv for call in SGE.cancel(ids)]
     assert [] == list(SGE.cancel([JobId("abcd1234")])), "a name would end jobs of that name"
-    assert 2 == len(SGE.cancel([JobId(f"9.{i}") for i in range(1, 1100, 2)]))
+    assert [501, 501, 2] == [len(call.argv) for call in SGE.cancel([JobId(f"9.{i}") for i in range(1001)])]
 
 
 CANCELS: dict[str, tuple[type[BackendError], str]] = {
