@@ -197,6 +197,8 @@ class Jobs:
             present = len(load.members.get(life.name, ()))
             if present or life.present:
                 workers = self.setups[life.pool].spec.shape.workers
+                if present < life.present:  # the manager may know more of it
+                    self._lanes[id(self.setups[life.pool].backend)].due = True
                 self._put(lives.registered(life, present, workers, now_s), now_s)
 
     def _put(self, life: Life, now_s: float) -> None:
