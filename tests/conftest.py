@@ -6,13 +6,17 @@ A new system is one line in ``PROGRAMS``.
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 
 import pytest
 
 os.environ["DASK_ADAPTIVE__HISTORY"] = "False"  # what tests teach is not for who runs them; before Dask is imported
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")  # nor what they leave when they kill an owner
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "sge": ("sge_qmaster", "sge_execd", "qsub", "unshare", "nsenter"),

@@ -34,6 +34,8 @@ from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal, learned
 from dask_adaptive.model import Limits, Pool, Record, Startup
 from dask_adaptive.options import PoolOptions, backends_of, pool_options, timeouts
+from dask_adaptive.owners import Owner, forget
+from dask_adaptive.ownership import ownership
 from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
 from dask_adaptive.policy.cost_aware import kinds_in
@@ -149,6 +151,7 @@ class Cluster(DaskCluster):
         self._jobs: Jobs | None = None
         self._waiting_s = 0.0
         self._leaves = False
+        self._owner: Owner | None = None
         self.left: Sequence[str] = ()
         self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -198,6 +201,7 @@ class Cluster(DaskCluster):
             self._journal = Journal(self._journal_path)
             self.engine = engine = await self._connect()
             self.controller = self._controlled(engine, await self._make_actuator(engine))
+            self._owner = await ownership(self.name, self._key, self._options, self._backends, self._attached or "")
             await self._follow(engine)
             self.controller.start()
         except BaseException:
@@ -621,6 +625,8 @@ class Cluster(DaskCluster):
             for backend in self._backends.values():
                 await backend.aclose()
         await asyncio.to_thread(keep, self._history_path, self._taught())
+        if self._owner is not None and not self.left and not self._leaves:
+            await asyncio.to_thread(forget, self._owner.key)
         if self.engine is not None:
             await self.engine.aclose()
         if self.scheduler_comm is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,10 +16,11 @@ from dask_adaptive.controller import clock
 from dask_adaptive.description import Description
 from dask_adaptive.errors import AdaptiveError, BackendError, ConfigError, EngineError
 from dask_adaptive.head.control import ask
+from dask_adaptive.head.orphans import clear, end_jobs
 from dask_adaptive.head.state import Entry, Running, Setup, Standing
 from dask_adaptive.model import JobId, JobState
 from dask_adaptive.options import backends_of
-from dask_adaptive.waiting import within
+from dask_adaptive.owners import owners
 
 __all__ = [
     "clean",
@@ -39,7 +39,6 @@ LOOK_S = 0.1
 GLANCE_S = 8.0
 END_S = 120.0
 KILL_S = 20.0
-QUIET_END_S = 60.0
 PATIENCE_S = 15.0
 """How long a manager may show a job that ended by itself, before it is told to end it."""
 
@@ -236,7 +235,12 @@ async def reap(entry: Entry, *, tells: bool = True) -> Sequence[str]:
     setup, running = entry.setup(), entry.running()
     if running is not None and running.process.here and running.process.alive:
         raise AdaptiveError(f"cluster {entry.name!r} runs; `dask adaptive down {entry.name}` ends it")
-    notes = await clean(described_in(setup), _keys(setup, running)) if setup is not None else []
+    notes: list[str] = []
+    keys = _keys(setup, running) if setup is not None else []
+    for owner in owners():
+        if owner.key in keys or (running is not None and owner.process == running.process):
+            notes += await clear(owner)
+    notes += await clean(described_in(setup), keys) if setup is not None else []
     entry.remove()
     if setup is not None and tells:
         await asyncio.to_thread(_tell_of, entry.name, described_in(setup), notes)
@@ -260,27 +264,6 @@ async def clean(description: Description, keys: Sequence[str], *, patience_s: fl
     notes: list[str] = []
     unique = {id(each): each for each in backends_of(description.options).values()}
     for backend in unique.values():
-        if getattr(backend, "ends_with_owner", False):
-            continue
-        try:
-            for key in keys:
-                count = await within(QUIET_END_S, _emptied(backend, key, patience_s))
-                notes += [f"jobs of {backend.name} that had to be cancelled: {count}"] if count else []
-        except (BackendError, asyncio.TimeoutError) as error:
-            words = str(error) or f"jobs are left after {QUIET_END_S:g} s"
-            raise AdaptiveError(f"{backend.name} may still have jobs of this cluster: {words}") from error
-        finally:
-            await backend.aclose()
+        if not getattr(backend, "ends_with_owner", False):
+            notes += await end_jobs(backend, keys, patience_s=patience_s)
     return notes
-
-
-async def _emptied(backend: Backend, key: str, patience_s: float) -> int:
-    """Look until the manager shows no living job of this key any more; how many had to be cancelled."""
-    told: set[JobId] = set()
-    begun_s = time.monotonic()
-    while alive := {job.id for job in await backend.jobs(key) if job.state is not JobState.ENDED}:
-        if alive - told and time.monotonic() - begun_s >= patience_s:
-            await backend.cancel(alive)
-            told |= alive
-        await asyncio.sleep(max(LOOK_S, min(getattr(backend, "poll_s", 1.0), 5.0)))
-    return len(told)

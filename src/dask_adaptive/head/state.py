@@ -16,7 +16,6 @@ import errno
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -26,10 +25,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import psutil
 from distributed.security import Security
 
+from dask_adaptive.config import state_home
 from dask_adaptive.errors import ConfigError, nearest
+from dask_adaptive.owners import Process, this_process
 
 __all__ = [
     "CREDENTIALS",
@@ -51,34 +51,8 @@ T = TypeVar("T")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 CREDENTIALS = ("ca", "cert", "key")
-SAME_START_S = 5.0
-"""The kernel's idea of when a process started moves a little when the clock is set."""
-
 BEGUN_S = 30.0
 """A folder without anything in it is being filled; later than that its maker was killed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process of a machine; ``started_s`` tells it from a later one with the same number."""
-
-    host: str
-    pid: int
-    started_s: float
-
-    @property
-    def here(self) -> bool:
-        """Whether it is one of this machine."""
-        return self.host == socket.gethostname()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it runs; only to be asked of one of this machine."""
-        with suppress(psutil.Error):
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_s) < SAME_START_S
-            return same and process.status() != psutil.STATUS_ZOMBIE
-        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,19 +201,12 @@ def security_from(ca: str, cert: str, key: str) -> Security:
     return Security(require_encryption=True, tls_ca_file=ca, **pairs)
 
 
-def this_process() -> Process:
-    """The process that asks."""
-    return Process(socket.gethostname(), os.getpid(), psutil.Process().create_time())
-
-
 # --- the folder of folders ---------------------------------------------------------------------------------------
 
 
 def home() -> Path:
-    """The state directory; a relative ``XDG_STATE_HOME`` is ignored, as its specification says."""
-    given = os.environ.get("XDG_STATE_HOME", "")
-    base = Path(given) if given.startswith(os.sep) else Path.home() / ".local" / "state"
-    return base / "dask-adaptive" / "heads"
+    """The folder of these folders, in the state directory of the user."""
+    return state_home() / "heads"
 
 
 def claim(name: str, *, is_lost: Callable[[Entry], bool] = lambda _: False) -> Entry:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -304,18 +305,66 @@ def down(names: Sequence[str], everything: bool, as_json: bool) -> None:
     _each([entry.name for entry in found], lambda at: end.down(found[at], say=_note), "ended", as_json)
 
 
-@click.command(epilog=_examples("reap", "reap work"))
+@click.command(epilog=_examples("reap", "reap work", "reap --backend slurm"))
 @click.argument("names", metavar="[NAME...]", nargs=-1)
+@click.option("--backend", metavar="NAME", help="Only clusters with jobs of this backend.")
 @_JSON
-def reap(names: Sequence[str], as_json: bool) -> None:
-    """Clean up after heads that died: cancel what their resource managers still show. Living ones are left alone."""
-    from dask_adaptive.head import end
+def reap(names: Sequence[str], backend: str | None, as_json: bool) -> None:
+    """Clean up after clusters whose owner was killed: a head, a notebook, a script.
+
+    Their jobs that resource managers still show are cancelled, and the files that those read removed. Clusters whose
+    owner lives, or was on another machine, are left alone.
+    """
+    from dask_adaptive.config import check_keys
+    from dask_adaptive.head import end, orphans
+    from dask_adaptive.registry import backends
+
+    if names and backend is not None:
+        raise ConfigError("give names or --backend, not both")
+    if backend is not None:
+        check_keys("backend", [backend], backends())
+    if names:
+        heads, left = _named(names)
+    else:
+        heads, left = asyncio.run(end.lost(_heads_with(backend))), orphans.orphans(backend)
+        ours = [running.process for head in heads if (running := head.running()) is not None]
+        left = [owner for owner in left if owner.process not in ours]
+        for owner in orphans.elsewhere(backend):
+            process = owner.process
+            _note(f"cluster {owner.name} belongs to process {process.pid} on {process.host}; only there it can be told")
+    work = [*(partial(end.reap, head) for head in heads), *(partial(orphans.reap_orphan, owner) for owner in left)]
+    _each([each.name for each in (*heads, *left)], lambda at: work[at](), "cleaned up", as_json)
+    if not work and not as_json:
+        click.echo("nothing to clean up")
+
+
+def _named(names: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """The heads, and the clusters that were none, with these names."""
+    from dask_adaptive.head import orphans
     from dask_adaptive.head.state import entries, entry_of
 
-    found = [entry_of(name) for name in names] or asyncio.run(end.lost(entries()))
-    _each([entry.name for entry in found], lambda at: end.reap(found[at]), "cleaned up", as_json)
-    if not found and not as_json:
-        click.echo("nothing to clean up")
+    heads = {entry.name: entry for entry in entries()}
+    left = {name: orphans.named(name) for name in names if name not in heads}
+    return (
+        [entry_of(name) for name in names if not left.get(name)],
+        [owner for each in left.values() for owner in each],
+    )
+
+
+def _heads_with(backend: str | None) -> list[Any]:
+    """The heads of clusters that have jobs of this backend; None: of any."""
+    from dask_adaptive.head import end
+    from dask_adaptive.head.state import entries
+
+    found = entries()
+    if backend is None:
+        return found
+    setups = ((entry, entry.setup()) for entry in found)
+    return [
+        entry
+        for entry, setup in setups
+        if setup is not None and backend in (each.backend for each in end.described_in(setup).options.values())
+    ]
 
 
 def _each(names: Sequence[str], work: Callable[[int], Any], done: str, as_json: bool) -> None:
