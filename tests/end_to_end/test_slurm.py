@@ -124,6 +124,13 @@ async def test_queued_jobs_say_why_and_are_cancelled(system: SlurmSystem, tmp_pa
         await until(lambda: system.states(key(cluster)) == {"RUNNING": NODES})
 
 
+async def test_an_array_may_be_throttled(system: SlurmSystem, tmp_path: Path, sleeper: str) -> None:
+    async with running(tmp_path, python=sleeper, throttle=2) as cluster:
+        await cluster.scale(jobs=5)
+        await until(lambda: sum(row.reason.startswith("JobArrayTaskLimit") for row in cluster.status()) == 3)
+        assert {"RUNNING": 2, "PENDING": 3} == dict(system.states(key(cluster)))
+
+
 async def test_adapt_keeps_results_and_runs_nothing_twice(system: SlurmSystem, tmp_path: Path, trace: Trace) -> None:
     async with running(tmp_path) as cluster, Client(cluster, asynchronous=True) as client:
         assert cluster.scheduler_address.startswith("tls://")
@@ -186,6 +193,15 @@ async def test_a_launcher_starts_workers_on_several_nodes(system: SlurmSystem, t
         nodes = system.ask("squeue", "-h", "-n", alive(cluster)[0].partition(".")[0], "-o", "%D").stdout
         assert [b"2"] == nodes.split()
         assert {f"{alive(cluster)[0]}-0-0", f"{alive(cluster)[0]}-1-0"} == set(workers(cluster))
+
+
+async def test_gpus_are_asked_for_offered_and_seen(tmp_path: Path) -> None:
+    async with running(tmp_path, cores=2, processes=2, gpus=1) as cluster:
+        async with Client(cluster, asynchronous=True) as client:
+            await cluster.scale(jobs=1)
+            await until(lambda: len(workers(cluster)) == 2)
+            assert ["0", "1"] == sorted((await client.run(os.getenv, "CUDA_VISIBLE_DEVICES")).values())
+            assert [{"GPU": 1.0}] * 2 == [info["resources"] for info in workers(cluster).values()]
 
 
 async def test_a_template_of_ones_own(system: SlurmSystem, tmp_path: Path) -> None:

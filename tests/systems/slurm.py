@@ -13,6 +13,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -52,7 +53,8 @@ SlurmdTimeout=300
 MaxArraySize=1001
 JobRequeue=1
 GresTypes=gpu
-NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports}] CPUs={cores} RealMemory=64000 State=UNKNOWN
+NodeName=DEFAULT CPUs={cores} RealMemory=64000 Gres=gpu:2 State=UNKNOWN
+NodeName=n[1-{nodes}] NodeHostname={host} NodeAddr=127.0.0.1 Port=[{ports}]
 PartitionName=main Nodes=ALL Default=YES State=UP
 PartitionName=closed Nodes=ALL State=DOWN
 PartitionName=others Nodes=ALL AllowGroups=nogroup State=UP
@@ -72,6 +74,9 @@ class SlurmSystem:
     def start(self) -> None:
         (self.folder / "spool").mkdir()
         (self.folder / "state").mkdir()
+        for number in range(2):  # two more of /dev/null, which Slurm takes for GPUs
+            os.mknod(self.folder / f"gpu{number}", stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        (self.folder / "gres.conf").write_text(f"Name=gpu Flags=nvidia_gpu_env File={self.folder}/gpu[0-1]\n")
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
