@@ -26,6 +26,9 @@ PROGRAMS: Mapping[str, tuple[str, ...]] = {
 }
 """By the name of a system: the programs that have to be on PATH."""
 
+AS_ROOT = ("sge", "slurm")
+"""Systems whose daemons only root can start."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--system", action="append", default=[], metavar="NAME", help="fail if this system is missing")
@@ -47,4 +50,6 @@ def _missing(name: str) -> str:
     if name not in PROGRAMS:
         return "tests/conftest.py does not know it"
     absent = [program for program in PROGRAMS[name] if shutil.which(program) is None]
-    return f"no {', '.join(absent)} on PATH" if absent else ""
+    if absent:
+        return f"no {', '.join(absent)} on PATH"
+    return "only root can start it" if name in AS_ROOT and os.geteuid() else ""
