@@ -121,7 +121,8 @@ async def aborted(connection: asyncssh.SSHClientConnection) -> None:
 
 def in_words(error: BaseException) -> str:
     """An error of others in words."""
-    number = getattr(error, "errno", None)
-    said = os.strerror(number) if isinstance(number, int) and number > 0 else getattr(error, "reason", "") or str(error)
-    about = getattr(error, "filename", None)
-    return f"{said or type(error).__name__}: {about}" if about else str(said or type(error).__name__)
+    said = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+    number, about = getattr(error, "errno", None), getattr(error, "filename", None)
+    if isinstance(number, int) and number > 0:
+        said = os.strerror(number)
+    return f"{said}: {about}" if about else str(said)
