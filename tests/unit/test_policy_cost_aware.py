@@ -140,7 +140,8 @@ def test_nothing_is_kept_for_ever_when_nothing_is_left() -> None:
     assert left_s is not None
     assert 1.0 < left_s < 60.0
     assert 4 == jobs(CostAware(), busy, quiet, later(quiet, left_s - 0.1))
-    assert 0 == jobs(CostAware(), busy, quiet, later(quiet, left_s))
+    assert 4 > jobs(CostAware(), busy, quiet, later(quiet, left_s))
+    assert 0 == jobs(CostAware(), busy, quiet, later(quiet, 1000.0))
 
 
 def test_pauses_that_last_teach_to_let_go_sooner_and_those_that_end_to_wait() -> None:
@@ -164,13 +165,26 @@ def test_a_job_that_is_needed_again_before_a_restart_pays_is_kept() -> None:
     for run_s, kept in ((5.0, 10), (500.0, 1)):
         one = Group("one", "one", ready=1, running=1, mean_s=run_s, spread_s=0.0)
         wide = Group("wide", "wide", waiting=10, mean_s=30.0, spread_s=0.0, after=("one",))
-        assert kept == jobs(CostAware(), view(pool(10, idle=9, startup=CLOUD), groups=(one, wide)))
+        seen = view(pool(10, idle=9, startup=CLOUD), groups=(one, wide))
+        assert kept == jobs(CostAware(), seen, later(seen, 0.25))
 
 
 def test_a_tail_that_lasts_is_no_reason_to_keep_what_is_idle() -> None:
     """One task runs for 1,000 s more: whatever comes then comes later than a restart is worth."""
     tail = view(pool(10, idle=9, startup=CLOUD), groups=(work(1, 1000.0, running=1),))
-    assert 1 == jobs(CostAware(), tail)
+    assert 10 == jobs(CostAware(), tail)  # nothing goes within a quarter of a second
+    assert 1 == jobs(CostAware(), tail, later(tail, 0.25))
+
+
+def test_a_place_that_few_could_hold_is_worth_more_than_one_of_many() -> None:
+    """Where a start takes longer than the work does, the first jobs save all of it, and the last ones nothing."""
+    queue = Startup(queue_s=(600.0,) * 3, start_s=(1.0,) * 3)
+    busy = view(pool(40, idle=0, startup=queue), groups=(work(40, 5.0, running=40),))
+    quiet = view(pool(40, startup=queue))
+    sizes = [jobs(CostAware(), busy, quiet, later(quiet, seconds)) for seconds in (1.0, 10.0, 60.0, 5000.0)]
+    assert sorted(sizes, reverse=True) == sizes
+    assert 40 > sizes[1] > 0
+    assert 0 == sizes[-1]
 
 
 def test_busy_jobs_stay() -> None:

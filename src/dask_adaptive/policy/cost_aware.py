@@ -119,7 +119,7 @@ class CostAware:
             before = past.get("pools", {}).get(name, {})
             terms = self._terms(pool, before, pauses, view.now_s)
             profile_, ready, words = work.of(pool)
-            terms = replace(terms, sole=not view.load.foreign.threads)
+            terms = replace(terms, sole=not view.load.foreign.threads, quiet_s=quiet_s)
             effect = work.effect(pool, Effect.read(before.get("effect")), view.now_s)
             if effect.bound:
                 terms = replace(terms, maximum=min(terms.maximum, max(effect.jobs, terms.size)))
@@ -130,6 +130,7 @@ class CostAware:
             to_hold = unique_bytes(pool, view.load) * growth(view.load)
             want = for_pinned(_for_paused(found.want, pool), pool, view.load)
             wants[name] = for_results(want, memory_jobs(pool, to_hold, self.memory))
+            terms = _peaked(terms, found, profile_, fresh=past.get("quiet_s") is not None)
             pools[name] = {**_remembered(before, pool, terms, found, view.now_s), "effect": effect.plain()}
             looks += [] if found.look_s is None else [found.look_s]
         ordered = for_clients({pool.pool.name: wants[pool.pool.name] for pool in view.pools}, view)
@@ -164,6 +165,7 @@ class CostAware:
             busy=min(pool.ready - pool.idle, pool.size - paused),
             maximum=math.inf if maximum is None else maximum,
             peak=before.get("peak", 1),
+            peak_s=before.get("peak_s", 0.0),
             pauses=pauses,
             idle=Idle.read(before.get("idle", ())),
         )
@@ -292,20 +294,24 @@ def _for_paused(want: Want, pool: PoolView) -> Want:
     return Want(want.jobs + paused, f"{want.reason}; {more}")
 
 
+def _peaked(terms: Terms, found: Answer, work: Profile, *, fresh: bool) -> Terms:
+    """The most that was needed and to be done since there was no work; counted anew with ``fresh`` work."""
+    if fresh and found.needed:
+        return replace(terms, peak=found.needed, peak_s=work.work_s)
+    return replace(terms, peak=max(terms.peak, found.needed), peak_s=max(terms.peak_s, work.work_s))
+
+
 def _remembered(before: Mapping[str, Any], pool: PoolView, terms: Terms, found: Answer, now_s: float) -> dict[str, Any]:
     asked_s = before.get("asked_s")
     if found.want.jobs > pool.size or (pool.coming and asked_s is None):
         asked_s = now_s
     elif not pool.coming:
         asked_s = None
-    peak, needed = terms.peak, found.needed
-    if needed:
-        peak = max(peak, needed) if before.get("needed") else needed
     return {
         "asked_s": asked_s,
         "more_s": (now_s if before.get("more_s") is None else before["more_s"]) if found.more else None,
-        "idle": terms.idle.now(needed, now_s).plain(),
-        "peak": peak,
-        "needed": needed,
+        "idle": terms.idle.now(found.needed, now_s).plain(),
+        "peak": terms.peak,
+        "peak_s": terms.peak_s,
         "broken_s": now_s if pool.broken else before.get("broken_s"),
     }

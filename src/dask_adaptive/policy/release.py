@@ -12,12 +12,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Idle", "patience_s"]
+__all__ = ["LEAST_S", "Idle", "rental"]
 
 _KEPT = 16
 _SHORTEST_S, _LONGEST_S = 0.1, 3600.0
-_LEAST_S = 0.25
+LEAST_S = 0.25
 """Nothing is given up sooner: clients take their time between two graphs."""
+
+_LONGER = 1.25
+"""The next pause may be a little longer than one that was seen."""
 
 _PARTS = tuple(2.0 ** (step / 4) for step in range(-20, 5))
 
@@ -52,20 +55,24 @@ class Idle:
         return next((since_s for low, since_s in self.steps if low < rank), now_s)
 
 
-def patience_s(pauses: Sequence[float], even_s: float) -> float:
-    """How long to keep a job whose restart is worth ``even_s`` seconds of its price.
+def rental(pauses: Sequence[float], even_s: float) -> tuple[float, float]:
+    """How long to keep a job whose restart is worth ``even_s`` seconds of its price, and what a pause then costs.
 
     The wait that would have cost least over the ``pauses`` seen (seconds each) and one unknown one, whose logarithm is
     uniform between a tenth of a second and an hour. Alone that one asks for ``even_s / ln(1 h / wait)``: waits pay
-    while the chance that the pause ends in the next second is above 1 / ``even_s``. Never longer than twice ``even_s``
-    (half a restart is lost then at most, compared with giving up at once).
+    while the chance that the pause ends in the next second is above 1 / ``even_s``. Never longer than twice
+    ``even_s``. Both answers are seconds of the price; the second is the mean over these pauses.
     """
-    tries = [*(even_s * part for part in _PARTS), *(pause_s for pause_s in pauses if pause_s <= 2 * even_s)]
-    least_s = min(even_s, _LEAST_S)
-    return min(
-        [max(least_s, each_s) for each_s in tries],
-        key=lambda wait_s: _unknown(wait_s, even_s) + sum(_cost(each, wait_s, even_s) for each in pauses),
-    )
+    seen = (_LONGER * pause_s for pause_s in pauses)
+    tries = [*(even_s * part for part in _PARTS), *(wait_s for wait_s in seen if wait_s <= 2 * even_s)]
+    least_s = min(even_s, LEAST_S)
+    costs = {wait_s: _costs(pauses, wait_s, even_s) for wait_s in {max(least_s, each_s) for each_s in tries}}
+    best_s = min(sorted(costs), key=lambda wait_s: costs[wait_s])
+    return best_s, costs[best_s] / (1 + len(pauses))
+
+
+def _costs(pauses: Sequence[float], wait_s: float, even_s: float) -> float:
+    return _unknown(wait_s, even_s) + sum(_cost(pause_s, wait_s, even_s) for pause_s in pauses)
 
 
 def _cost(pause_s: float, wait_s: float, even_s: float) -> float:

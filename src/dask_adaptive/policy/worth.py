@@ -9,11 +9,12 @@ phases, whatever is cheapest. It is asked for just in time: when its first phase
 the start-up.
 
 Shrink: a job that has nothing to do is kept if its next phase comes before a restart would have paid off. If no phase
-comes it is a ski rental, see ``release``. A restart is worth
+is known to come it is a ski rental, see ``release``. A restart is worth
 
-    billed start + time value x start-up / jobs needed / price    seconds
+    billed start + launch + time value x what its absence costs / 2 / price    seconds
 
-as each job that is missing in a phase of n jobs makes it longer by 1 / n of the start-up.
+as every other one has somebody waiting. Each job that is missing in a phase of n jobs makes it longer by 1 / n of the
+start-up; where a start takes longer than the work, the few that do it meanwhile save all of that.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from dask_adaptive.model import Want
 from dask_adaptive.policy.demand import number
 from dask_adaptive.policy.floors import count
 from dask_adaptive.policy.profile import Profile
-from dask_adaptive.policy.release import Idle, patience_s
+from dask_adaptive.policy.release import LEAST_S, Idle, rental
 
 __all__ = ["Answer", "Margin", "Terms", "answer", "margin", "worthwhile"]
 
@@ -43,11 +44,11 @@ class Terms:
     """A pool at one moment, as far as its size is decided by it.
 
     ``rate``: what one job costs each second; ``billed_s``, ``queued_s``: medians of a start that is paid and of the
-    queue before it; ``late_s``: by how much the 80th percentile of both is longer; ``launch_s``: what a start
-    costs besides, in seconds of a job. ``size`` jobs serve or will,
-    ``serving`` take tasks, ``busy`` have some; ``maximum``: there may be so many. ``peak``: the most that were needed
-    since there was no work; ``pauses``: how long earlier times without work lasted; ``idle``: since when ranks idle.
-    ``sole``: nobody else could do the work.
+    queue before it; ``late_s``: by how much the 80th percentile of both is longer; ``launch_s``: what a start costs
+    besides, in seconds of a job. ``size`` jobs serve or will, ``serving`` take tasks, ``busy`` have some; ``maximum``:
+    there may be so many. ``peak`` and ``peak_s``: the most jobs that were needed, and the most work in job-seconds,
+    since there was no work; ``pauses``: how long earlier times without work lasted; ``quiet_s``: since when there is
+    none; ``idle``: since when ranks idle. ``sole``: nobody else could do the work.
     """
 
     now_s: float
@@ -62,6 +63,8 @@ class Terms:
     busy: int = 0
     maximum: float = math.inf
     peak: int = 1
+    peak_s: float = 0.0
+    quiet_s: float | None = None
     sole: bool = True
     pauses: Sequence[float] = ()
     idle: Idle = field(default_factory=Idle)
@@ -73,8 +76,21 @@ class Terms:
 
     def restart_s(self, jobs: float) -> float:
         """What a restart is worth where so many jobs are needed, in seconds of the price of a job."""
-        waited_s = _WAITED * self.start_s / max(1.0, min(jobs, self.maximum))
-        return self.billed_s + self.launch_s + self.time_value * waited_s / self.rate
+        return self._worth_s(self.start_s / max(1.0, min(jobs, self.maximum)))
+
+    def absence_s(self, rank: int) -> float:
+        """The same for one rank, if work like the last comes again and finds the ranks below it."""
+        jobs, work_s, start_s = max(1, self.peak), self.peak_s, self.start_s
+        if work_s >= jobs * start_s:
+            return self._worth_s(start_s / jobs)
+        # few jobs that are there do more than many that come too late: the first ones are worth most, and alike
+        whole_s = start_s + work_s / jobs
+        if work_s <= 0 or rank * whole_s <= 2 * work_s:
+            return self._worth_s(whole_s * whole_s / (4 * work_s) if work_s > 0 else start_s)
+        return self._worth_s(work_s / (rank * (rank - 1)) if rank > 1 else start_s)
+
+    def _worth_s(self, saves_s: float) -> float:
+        return self.billed_s + self.launch_s + _WAITED * self.time_value * min(saves_s, self.start_s) / self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,27 +234,55 @@ def _declined(left: Profile, worth: int, terms: Terms, later: int) -> tuple[str,
 
 def _kept(work: Profile, needed: int, terms: Terms) -> tuple[int, float | None, str]:
     """How many of the present jobs stay, when that may change by time alone, and why."""
-    keep, look_s, why = max(needed, min(terms.busy, terms.size)), None, ""
-    needs = work.needs(max(1, needed))
-    widths = [width for width, _ in needs]
-    rest_s = work.takes_s(max(1, needed)) if widths else 0.0
-    idle = terms.idle.now(needed, terms.now_s)
-    for rank in range(keep + 1, terms.size + 1):
-        index = bisect_left(widths, rank - 1 + _EPSILON)
-        if index < len(needs):
-            even_s, gap_s = terms.restart_s(work.width), needs[index][1]
-            why = f"job {rank} is needed again in {number(gap_s)} s, and a restart is worth {number(even_s)} s"
-            if gap_s > even_s:
-                break
-        else:
-            wait_s = patience_s(terms.pauses, terms.restart_s(terms.peak))
-            left_s = wait_s - rest_s - (terms.now_s - idle.since_s(rank, terms.now_s))
-            why = f"nothing known will need job {rank} again, and a restart is worth {number(wait_s)} s of waiting"
-            if left_s <= _ROUNDING_S:
-                break
-            look_s = left_s if look_s is None else min(look_s, left_s)
-        keep = rank
-    if why:
-        idle_jobs = keep - max(needed, min(terms.busy, terms.size))
-        why = f"{needed} needed now, {idle_jobs} kept idle, {terms.size - keep} given up: {why}"
-    return keep, look_s, why
+    least = max(needed, min(terms.busy, terms.size))
+    if least >= terms.size:
+        return least, None, ""
+    stay = _Stay(work, needed, terms)
+    keep = _last(least, terms.size, lambda rank: stay.left_s(rank) > _ROUNDING_S)
+    look_s = stay.left_s(keep) if keep > least else math.inf
+    why = stay.words(keep + 1 if keep < terms.size else keep)
+    words = f"{needed} needed now, {keep - least} kept idle, {terms.size - keep} given up: {why}"
+    return keep, look_s if look_s < math.inf else None, words
+
+
+class _Stay:
+    """For how long a rank that has nothing to do stays; the higher the rank the shorter."""
+
+    def __init__(self, work: Profile, needed: int, terms: Terms) -> None:
+        self._terms = terms
+        self._needs = work.needs(max(1, needed))
+        self._widths = [width for width, _ in self._needs]
+        self._rest_s = work.takes_s(max(1, needed)) if self._needs else 0.0
+        self._idle = terms.idle.now(needed, terms.now_s)
+
+    def left_s(self, rank: int) -> float:
+        """Seconds, if nothing happens; infinite if it is kept for something."""
+        terms = self._terms
+        least_s = LEAST_S - (terms.now_s - self._idle.since_s(rank, terms.now_s))
+        gap_s = self._gap_s(rank)
+        if gap_s < math.inf:
+            return math.inf if gap_s <= terms.restart_s(self._widths[-1]) else least_s
+        even_s = terms.absence_s(rank)
+        wait_s, pause_s = rental(terms.pauses, even_s)
+        if terms.quiet_s is not None:
+            return max(least_s, wait_s - (terms.now_s - terms.quiet_s))
+        return math.inf if self._rest_s + pause_s < even_s else least_s
+
+    def words(self, rank: int) -> str:
+        """The numbers that decide."""
+        terms, gap_s = self._terms, self._gap_s(rank)
+        if gap_s < math.inf:
+            even_s = terms.restart_s(self._widths[-1])
+            return f"job {rank} is needed again in {number(gap_s)} s, and a restart is worth {number(even_s)} s"
+        even_s = terms.absence_s(rank)
+        wait_s, pause_s = rental(terms.pauses, even_s)
+        worth = f"a restart of job {rank} is worth {number(even_s)} s"
+        if terms.quiet_s is not None:
+            return f"{worth}, and after pauses as they were that is {number(wait_s)} s of waiting"
+        return (
+            f"{worth}, and it has nothing to do for {number(self._rest_s)} s and a pause that costs {number(pause_s)} s"
+        )
+
+    def _gap_s(self, rank: int) -> float:
+        index = bisect_left(self._widths, rank - 1 + _EPSILON)
+        return self._needs[index][1] if index < len(self._needs) else math.inf
