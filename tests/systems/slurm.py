@@ -18,7 +18,10 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 NODES = 4
 CORES = 16
@@ -116,13 +119,30 @@ class SlurmSystem:
         """End everything, jobs too."""
         if "slurmctld" in self._daemons:
             self.ask("scancel", "-u", getpass.getuser())
-            with_patience = time.monotonic() + 10
-            while self.ask("squeue", "-h").stdout.strip() and time.monotonic() < with_patience:
+            deadline = time.monotonic() + 60
+            while self.ask("squeue", "-h").stdout.strip() and time.monotonic() < deadline:
                 time.sleep(0.2)
         for name in reversed(list(self._daemons)):
             self._end(name)
+        for process in self._jobs():
+            with suppress(psutil.Error):
+                process.kill()
         os.environ.pop("SLURM_CONF", None)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _jobs(self) -> list[psutil.Process]:
+        """What is left of jobs: slurmstepd, which hides its environment, and what it started."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.name() == "slurmstepd":
+                    mine = any(each.path.startswith(f"{self.folder}/") for each in process.open_files())
+                else:
+                    environment = process.environ()
+                    mine = "SLURM_JOB_ID" in environment and environment.get("SLURM_CONF") == str(self.configuration)
+                if mine:
+                    found.append(process)
+        return found
 
     def signal(self, daemon: str, number: signal.Signals) -> None:
         """Send a signal to one of the daemons."""
