@@ -369,7 +369,7 @@ def queue() -> list[str]:
     return [line for line in done.stdout.splitlines()[2:] if line.split()[4] not in "BFX"]
 
 
-def test_a_head_can_be_a_job(manager: tuple[str, ...], mark: str) -> None:
+def test_a_head_can_be_a_job(manager: tuple[str, ...], mark: str, tmp_path: Path) -> None:
     pid = up("job", *manager)
     assert os.getpid() not in {each.pid for each in psutil.Process(pid).parents()}
     assert 1 == len(queue())
@@ -381,9 +381,10 @@ def test_a_head_can_be_a_job(manager: tuple[str, ...], mark: str) -> None:
     assert [] == queue()
     soon(lambda: not table(mark))
     assert [] == entries()
+    assert [] == list((tmp_path / "logs").glob(".*")), "private files"
 
 
-def test_reap_cancels_what_a_killed_head_left(manager: tuple[str, ...], mark: str) -> None:
+def test_reap_cancels_what_a_killed_head_left(manager: tuple[str, ...], mark: str, tmp_path: Path) -> None:
     """A worker ends when its scheduler is gone; a job that was queued until then starts, and waits for it."""
     pid = up("lost", *manager, "--minimum", "2")
     with connect("lost") as cluster, Client(cluster) as client:
@@ -399,6 +400,7 @@ def test_reap_cancels_what_a_killed_head_left(manager: tuple[str, ...], mark: st
     assert [] == queue()
     soon(lambda: not table(mark))
     assert [] == entries()
+    assert [] == list((tmp_path / "logs").glob(".*")), "private files"
     assert "nothing to clean up" in command("reap").stdout
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 
-from dask_adaptive.backend.contracts import Backend
+from dask_adaptive.backend.contracts import Backend, Keeping
 from dask_adaptive.description import Description
 from dask_adaptive.errors import AdaptiveError, BackendError
 from dask_adaptive.head.end import clean, described_in, head_backend, nothing_can_be_left, terminate
@@ -143,11 +143,13 @@ async def _submit(entry: Entry, setup: Setup, backend: Backend, description: Des
     spec = Description(pools={name: options}).options[name].spec("", {}, "")
     command = (spec.request.python or sys.executable, "-m", "dask_adaptive.head", str(entry.folder))
     shape = replace(spec.shape, workers=1, resources={})
-    environment = {"PATH": os.environ.get("PATH", os.defpath), **spec.environment}  # where the manager's commands are
+    ours = {"PATH": os.environ.get("PATH", os.defpath), "XDG_STATE_HOME": str(entry.folder.parents[2])}
+    environment = {**ours, **spec.environment}  # where the manager's commands are, and what is written down
     spec = replace(spec, shape=shape, gpus=0, preload=(), worker_arguments=(), environment=environment, command=command)
     tag = setup.key + new_key()
     [job] = await backend.submit(Batch(setup.key, name, tag, 1, spec))
-    entry.write(replace(setup, job=job))
+    folders = await backend.folders(setup.key) if isinstance(backend, Keeping) else ()
+    entry.write(replace(setup, job=job, folders=folders))
 
 
 async def _job_end(entry: Entry, backend: Backend) -> str:

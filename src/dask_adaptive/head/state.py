@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -59,14 +59,15 @@ BEGUN_S = 30.0
 class Setup:
     """What was asked for: the description of the cluster, as plain values.
 
-    ``job`` is the manager's id of the job that the head is, and ``key`` what the name of that job begins with; both
-    are empty for a head that runs where it was started.
+    ``job`` is the manager's id of the job that the head is, ``key`` what the name of that job begins with, and
+    ``folders`` hold what it reads; all are empty for a head that runs where it was started.
     """
 
     starter: Process
     description: Mapping[str, Any]
     key: str = ""
     job: str = ""
+    folders: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,12 @@ class Entry:
         return Standing.LOST
 
     def remove(self) -> None:
-        """Forget it, credentials first."""
+        """Forget it, credentials first, with what the job that it is reads."""
+        setup = None
+        with suppress(ConfigError):
+            setup = self.setup()
+        for folder in setup.folders if setup is not None else ():
+            shutil.rmtree(folder, ignore_errors=True)
         for name in CREDENTIALS:
             with suppress(OSError):
                 (self.folder / f"{name}.pem").unlink(missing_ok=True)
