@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from dask_adaptive.waiting import within
 
 if TYPE_CHECKING:
     from dask_adaptive.recording import Recording
@@ -67,7 +70,7 @@ async def _record(recording: Recording, for_s: float | None) -> int:
     if for_s is not None:
         loop.call_later(for_s, over.set)
     while not over.is_set():
-        await asyncio.wait([asyncio.ensure_future(over.wait())], timeout=SAVE_S)
-        tasks = await recording.save()
-    await recording.stop()
-    return tasks
+        await recording.save()
+        with suppress(asyncio.TimeoutError):
+            await within(SAVE_S, over.wait())
+    return await recording.stop()

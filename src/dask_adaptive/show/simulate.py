@@ -18,10 +18,10 @@ from dask_adaptive.model import Record
 from dask_adaptive.show.picture import Group
 from dask_adaptive.show.report import MOST_BESIDE, check_report, write_comparison
 from dask_adaptive.show.timeline import timeline_of
+from dask_adaptive.sim.recorded import is_recorded, read_recorded
 from dask_adaptive.sim.shapes import SHAPES
 from dask_adaptive.sim.site import Site
 from dask_adaptive.sim.trial import POLICIES, Trial, site_named, trial
-from dask_adaptive.sim.recorded import is_recorded, read_recorded
 from dask_adaptive.sim.wfformat import read_wfformat
 from dask_adaptive.sim.workload import Workload
 from dask_adaptive.sim.world import Setting
