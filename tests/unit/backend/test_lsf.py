@@ -309,12 +309,11 @@ def test_ends_in_json() -> None:
 # --- ending them ---------------------------------------------------------------------------------------------------
 
 
-def test_one_word_for_an_array_and_what_is_no_id_is_never_said() -> None:
-    ids = [JobId(each) for each in ("106[2]", "106[1]", "7[3]", "no-such-job#77", "", "0", "106")]
-    assert [("bkill", "106[2,1]", "7[3]")] == [call.argv for call in PLAIN.cancel(ids)]
+def test_what_is_no_id_is_never_said() -> None:
+    ids = [JobId(each) for each in ("106[2]", "7[3]", "no-such-job#77", "", "0", "106")]
+    assert [("bkill", "106[2]", "7[3]")] == [call.argv for call in PLAIN.cancel(ids)]
     assert [] == list(PLAIN.cancel([JobId("0")])), "which would end every job"
-    (call,) = PLAIN.cancel([JobId(f"9[{i}]") for i in range(1, 1001)])
-    assert 21 == len(call.argv)
+    assert [201, 201, 2] == [len(call.argv) for call in PLAIN.cancel([JobId(f"9[{i}]") for i in range(401)])]
 
 
 CANCELS: dict[str, tuple[type[BackendError], str]] = {
