@@ -36,7 +36,7 @@ from dask_adaptive.controller import Controller
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL
 from dask_adaptive.history import History
-from dask_adaptive.model import Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
+from dask_adaptive.model import Capacity, Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.combine import Budget, standard
 from dask_adaptive.policy.contracts import FRESH, Policy
@@ -280,10 +280,18 @@ class Adaptive:
         return controller
 
     async def target(self) -> int:
-        """How many workers there should be: what the policy says. Override it to say something else."""
+        """How many workers there should be: what the policy says. Override it to say something else.
+
+        Of a policy that decides itself how long idle workers are kept it is what it would ask for if there were none.
+        """
         if self._controller is None or self._controller.view is None:
             return 0
-        target, _ = self._inner.decide(self._controller.view, FRESH)
+        view = self._controller.view
+        if getattr(self._inner, "patient", False):
+            view = replace(
+                view, pools=tuple(replace(each, phases={}, capacity=Capacity(), idle=0) for each in view.pools)
+            )
+        target, _ = self._inner.decide(view, FRESH)
         return sum(want.jobs for want in target.pools.values()) * self._workers_per_job
 
     async def workers_to_close(self, target: int) -> Sequence[Any]:

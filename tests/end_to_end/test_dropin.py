@@ -67,7 +67,7 @@ def test_a_local_cluster_in_a_plain_script(processes: bool) -> None:
         while cluster.workers or client.scheduler_info()["workers"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert "ready" in reasons(adaptive)
+        assert "20 tasks left" in reasons(adaptive)
         assert {} == cluster.worker_spec
     assert cluster.status == Status.closed
 
