@@ -23,6 +23,7 @@ from dask_adaptive.sim.world import Outcome, Setting, simulate
 __all__ = [
     "POLICIES",
     "STATIC_BEST",
+    "WAIT_S",
     "Trial",
     "earlier_starts",
     "equipped",
