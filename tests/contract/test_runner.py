@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import signal
 from pathlib import Path
 
 import psutil
@@ -61,9 +62,16 @@ async def test_words_that_cannot_be_given(here: Here) -> None:
 
 async def test_nothing_is_left_of_a_command_that_hangs(here: Here, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    with pytest.raises(Ambiguous, match=r"sh has not answered for 0\.5 s"):
-        await here.run(Call(("sh", "-c", f"sleep 600 & echo $! $$ > {pids}; wait")), 0.5)
+    with pytest.raises(Ambiguous, match=r"sh has not answered for 3 s"):
+        await here.run(Call(("sh", "-c", f"sleep 600 & echo $! $$ > {pids}; wait")), 3)
     assert [] == [pid for pid in map(int, pids.read_text().split()) if _runs(pid)]
+
+
+async def test_a_command_whose_daemon_holds_its_output_is_given_up(here: Here, tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    with pytest.raises(Ambiguous):
+        await here.run(Call(("sh", "-c", f"setsid sleep 600 & echo $! > {pid}; sleep 600")), 3)
+    os.kill(int(pid.read_text()), signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:

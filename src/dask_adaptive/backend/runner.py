@@ -121,6 +121,7 @@ async def _process(program: str, call: Call, environment: Mapping[str, str]) -> 
 async def _end(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  what left the group may hold its output open
     await process.wait()
 
 
