@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ class _Sentences(click.Group):
     """A group whose commands end with one sentence: exit code 2 for misuse, 1 for failure."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        _own_signals()
         try:
             return super().invoke(ctx)
         except AdaptiveError as error:
@@ -41,6 +44,14 @@ class _Sentences(click.Group):
         if args and not args[0].startswith("-") and args[0] not in self.commands:
             raise click.UsageError(f"there is no command {args[0]!r}; {nearest(args[0], self.commands)}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def _own_signals() -> None:
+    """Let ctrl-C interrupt: other plug-ins of ``dask``, imported before us, may have put handlers of servers there."""
+    with suppress(ValueError):  # not in the main thread
+        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+            if callable(signal.getsignal(number)):
+                signal.signal(number, usual)
 
 
 def _examples(*commands: str) -> str:
