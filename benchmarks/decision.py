@@ -26,6 +26,7 @@ from dask_adaptive.plan import checked, make_plan, view_of
 from dask_adaptive.policy.classic import TargetDuration
 from dask_adaptive.policy.combine import standard
 from dask_adaptive.policy.contracts import FRESH, Policy
+from dask_adaptive.policy.cost_aware import CostAware
 from dask_adaptive.upkeep import overdue
 
 __all__ = ["Cost", "build", "markdown", "measure", "promises"]
@@ -196,7 +197,7 @@ class Ours:
         self.inside.start(scheduler)
         self.inside.declare({TAG: "default"}, {})
         self.reader = Reader(time.time)
-        self.policy: Policy = standard(TargetDuration(), 3.0)
+        self.policy: Policy = standard(CostAware(), 3.0)
         self.impatient: Policy = TargetDuration()
         shape = Shape(threads=THREADS, memory_bytes=16 * 2**30)
         pool = Pool("default", shape, Limits(0, workers))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 from dataclasses import replace
 
 import pytest
@@ -348,6 +349,40 @@ def test_who_comes_back_without_a_past_decides_the_same(some: list[Group], ready
     _, fresh = PURE.decide(later(seen, 0.5), FRESH)
     without, _ = PURE.decide(later(seen, 1.0), fresh)
     assert with_past.pools == without.pools
+
+
+def calls(seen: View) -> int:
+    """How many functions a decision calls: its cost on any machine."""
+    number = 0
+
+    def count(_frame: object, event: str, _argument: object) -> None:
+        nonlocal number
+        number += event in ("call", "c_call")
+
+    _, past = CostAware().decide(seen, FRESH)
+    sys.setprofile(count)
+    try:
+        CostAware().decide(seen, past)
+    finally:
+        sys.setprofile(None)
+    return number
+
+
+@pytest.mark.parametrize(("ready", "idle"), [(0, 0), (1000, 0), (1000, 900)])
+def test_a_decision_costs_the_same_for_a_thousand_tasks_and_a_million(ready: int, idle: int) -> None:
+    def seen(tasks: int) -> View:
+        some = []
+        for number in range(100):
+            before = tuple(f"g{other}-1" for other in range(max(0, number - 3), number))
+            each = work(
+                0 if number % 3 else tasks // 100, 1.0 + number, f"g{number}", after=before if number % 3 else ()
+            )
+            some.append(replace(each, waiting=tasks // 100 if number % 3 else 0, spread_s=1.0))
+        return view(pool(ready, idle=idle, maximum=2000, startup=CLOUD), groups=tuple(some))
+
+    few, many = calls(seen(1_000)), calls(seen(1_000_000))
+    assert many <= 1.5 * few
+    assert many <= 20_000  # a few milliseconds
 
 
 def test_its_past_is_plain_and_small() -> None:
