@@ -114,7 +114,7 @@ def explanation(record: Record | None, holders: Sequence[str] = (), notes: Seque
         if record.plan.held.get(name):
             lines.append(f"  Held back: {record.plan.held[name]}")
         if state.broken:
-            lines.append(f"  Broken: {state.broken}")
+            lines.append(f"  {'Broken' if state.failures else 'Waits'}: {state.broken}")  # a limit is no failure
         if state.stale:
             lines.append(f"  Not trusted: {state.stale}")
         lines.append(f"  {_would_grow(state, want or Want(alive, ''))}")

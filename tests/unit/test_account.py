@@ -53,13 +53,18 @@ def test_the_explanation_says_why_what_is_held_back_and_what_would_make_it_grow(
     assert "0 to 8 jobs. More work" in text
 
 
+def test_a_limit_of_the_manager_is_waited_for():
+    made = with_pool(record(1, {Phase.READY: 3}), broken="the manager took 3 of 9 jobs")
+    assert "Waits: the manager took 3 of 9 jobs" in explanation(made)
+
+
 def test_at_the_maximum_only_a_larger_one_helps():
     assert "Only a larger maximum" in explanation(record(1, {Phase.READY: 2}, limits=Limits(0, 2)))
     assert "or more" in explanation(record(1, {Phase.READY: 2}, limits=Limits(1, None)))
 
 
 def test_what_is_wrong_is_said():
-    made = with_pool(record(1, error="the scheduler cannot be asked"), broken="3 failures", stale="no answer for 9 s")
+    made = with_pool(record(1, error="the scheduler cannot be asked"), broken="3 failures", failures=3, stale="no answer for 9 s")
     target = Target({"default": Want(0, "idle")}, None, ("2 more not worth it",), ("4 tasks need GPU=1",))
     text = explanation(replace(made, target=target), ["job a holds 3 results that client b wants"])
     for words in (
