@@ -189,7 +189,7 @@ async def test_a_job_that_is_deleted_while_it_works_finishes_and_hands_over(
     """Grid Engine warns its workers (``-notify``) some time before it kills them."""
     async with running(tmp_path, cores=2, processes=2) as cluster, Client(cluster, asynchronous=True) as client:
         await cluster.scale(jobs=2)
-        await until(lambda: len(workers(cluster)) == 4)
+        await until(lambda: phases(cluster) == ["ready", "ready"])
         job, _ = (row for row in cluster.status() if row.phase.value == "ready")
         mine = [name for name in workers(cluster) if name.startswith(job.job)]
         working = client.submit(trace.task("slow"), 1, workers=mine[:1], pure=False)
@@ -210,7 +210,8 @@ def reasons(cluster: SGECluster) -> set[str]:
 
 
 async def test_a_job_that_is_started_again_is_the_same_job(system: Site, tmp_path: Path) -> None:
-    async with running(tmp_path, directives=["-r y"]) as cluster:
+    """Where workers are not warned of it; else they would be drained, and the job replaced."""
+    async with running(tmp_path, directives=["-r y"], directives_skip=["-notify"]) as cluster:
         await cluster.scale(1)
         await until(lambda: phases(cluster) == ["ready"])
         (job,) = (row for row in cluster.status() if row.phase.value == "ready")
