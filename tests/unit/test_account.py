@@ -64,7 +64,9 @@ def test_at_the_maximum_only_a_larger_one_helps():
 
 
 def test_what_is_wrong_is_said():
-    made = with_pool(record(1, error="the scheduler cannot be asked"), broken="3 failures", failures=3, stale="no answer for 9 s")
+    made = with_pool(
+        record(1, error="the scheduler cannot be asked"), broken="3 failures", failures=3, stale="no answer for 9 s"
+    )
     target = Target({"default": Want(0, "idle")}, None, ("2 more not worth it",), ("4 tasks need GPU=1",))
     text = explanation(replace(made, target=target), ["job a holds 3 results that client b wants"])
     for words in (
