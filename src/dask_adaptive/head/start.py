@@ -111,6 +111,7 @@ async def _arrival(
     finally:
         if watch is not None:
             watch.cancel()
+            await asyncio.wait({watch})  # a command that it runs is ended, too
     raise AdaptiveError(f"cluster {entry.name!r} did not come up within {wait_s:g} s")
 
 
@@ -149,7 +150,7 @@ async def _submit(entry: Entry, setup: Setup, backend: Backend, description: Des
     tag = setup.key + new_key()
     [job] = await backend.submit(Batch(setup.key, name, tag, 1, spec))
     folders = await backend.folders(setup.key) if isinstance(backend, Keeping) else ()
-    entry.write(replace(setup, job=job, folders=folders))
+    entry.write(replace(setup, job=job, folders=tuple(folders)))
 
 
 async def _job_end(entry: Entry, backend: Backend) -> str:
