@@ -88,6 +88,16 @@ async def test_from_nothing_to_twenty_and_back(system: Site, tmp_path: Path, sle
         await until(lambda: alive(cluster) == [])
 
 
+async def test_a_thousand_jobs_are_one_submit(system: Site, tmp_path: Path, sleeper: str) -> None:
+    async with running(tmp_path, python=sleeper) as cluster:
+        await cluster.scale(jobs=1000)
+        await until(lambda: system.left(key(cluster)) == 1000)
+        assert 1 == len(system.arrays(key(cluster)))
+        await until(lambda: {"starting", "queued"} == set(phases(cluster)))
+        await cluster.scale(0)
+        await until(lambda: system.left(key(cluster)) == 0)
+
+
 async def test_queued_jobs_are_cancelled_before_running_ones(system: Site, tmp_path: Path, sleeper: str) -> None:
     async with running(tmp_path, python=sleeper, job_cores=20, walltime="1h") as cluster:
         await cluster.scale(jobs=4)
