@@ -27,11 +27,11 @@ __all__ = ["Case", "Row", "Store", "cases", "code_of", "run_all"]
 Row = Mapping[str, Any]
 """A run at a time value: the fields of ``Trial``, and ``application``, ``knob``, ``code`` and ``failure``."""
 
-WORLD = ("sim", "controller.py", "jobs.py", "plan.py", "model.py", "life.py", "upkeep.py", "health.py", "operations.py")
-"""Files of the package that every run depends on."""
-
-POLICIES = ("policy",)
-"""Files that ours depend on besides."""
+WORLD = (
+    *("sim", "controller.py", "jobs.py", "plan.py", "model.py", "life.py", "upkeep.py", "health.py", "operations.py"),
+    *(f"policy/{name}.py" for name in ("classic", "combine", "contracts", "demand", "victims")),
+)
+"""Files and folders of the package that every run depends on."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def cases(
 def code_of(policy: str) -> str:
     """A word that changes when the files change that decide what comes of a run under this policy."""
     root = Path(dask_adaptive.__file__).parent
-    rooms = WORLD if policy not in (*PRICED, "target-duration", "doubling") else (*WORLD, *POLICIES)
+    rooms = (*WORLD, "policy") if policy in PRICED else WORLD
     paths = [root / room for room in rooms]
     files = [file for path in paths for file in (sorted(path.rglob("*.py")) if path.is_dir() else [path])]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()[:12]
