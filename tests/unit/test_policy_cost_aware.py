@@ -177,6 +177,14 @@ def test_a_tail_that_lasts_is_no_reason_to_keep_what_is_idle() -> None:
     assert 1 == jobs(CostAware(), tail, later(tail, 0.25))
 
 
+@pytest.mark.parametrize("held", [{"pinned": True}, {"long_running": 1, "ready": 0, "running": 0}])
+def test_work_that_others_do_keeps_idle_jobs_for_a_while_only(held: dict[str, bool]) -> None:
+    """A task that runs on, pinned or seceded, says nothing of when the next graph comes."""
+    one = replace(work(1, 3.0, running=1), **held)
+    seen = view(pool(4, idle=3), groups=(one,))
+    assert 0 == jobs(CostAware(), seen, later(seen, 500.0)) - 1
+
+
 def test_a_place_that_few_could_hold_is_worth_more_than_one_of_many() -> None:
     """Where a start takes longer than the work does, the first jobs save all of it, and the last ones nothing."""
     queue = Startup(queue_s=(600.0,) * 3, start_s=(1.0,) * 3)

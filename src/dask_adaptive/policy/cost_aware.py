@@ -110,6 +110,7 @@ class CostAware:
         kinds = remembered(past.get("kinds", self.history), view.load)
         pieces = remaining(view.load, Durations(kinds, self._unknown_s(view), self.truth), self.feed_s)
         pauses, quiet_s = _pauses(past, quiet=not pieces, now_s=view.now_s)
+        rest_s = max((piece.end_s for piece in pieces), default=0.0)
         work = _Work(view, pieces)
         wants: dict[str, Want] = {}
         pools: dict[str, Any] = {}
@@ -119,7 +120,7 @@ class CostAware:
             before = past.get("pools", {}).get(name, {})
             terms = self._terms(pool, before, pauses, view.now_s)
             profile_, ready, words = work.of(pool)
-            terms = replace(terms, sole=not view.load.foreign.threads, quiet_s=quiet_s)
+            terms = replace(terms, sole=not view.load.foreign.threads, quiet_s=quiet_s, rest_s=rest_s)
             effect = work.effect(pool, Effect.read(before.get("effect")), view.now_s)
             if effect.bound:
                 terms = replace(terms, maximum=min(terms.maximum, max(effect.jobs, terms.size)))

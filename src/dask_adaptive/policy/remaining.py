@@ -18,11 +18,15 @@ __all__ = ["Piece", "remaining"]
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What is left of one group: its ``stretches``, in tasks, and what one of its tasks is expected to take."""
+    """What is left of one group: its ``stretches``, in tasks, and what one of its tasks is expected to take.
+
+    ``end_s``: when its last task is done, if there is room for everything.
+    """
 
     group: Group
     expected: Expected
     stretches: tuple[Stretch, ...]
+    end_s: float
 
     @property
     def doubted(self) -> bool:
@@ -47,13 +51,12 @@ def remaining(load: Load, durations: Durations, feed_s: float = 0.0) -> list[Pie
     for name in order(after):
         before = [ends[each] for each in after[name] if each in ends]
         for row in rows[name]:
-            piece, end_s = _piece(row, durations.of(row), before, feed_s)
-            pieces.append(piece)
-            ends[name] = max(ends.get(name, 0.0), end_s)
+            pieces.append(_piece(row, durations.of(row), before, feed_s))
+            ends[name] = max(ends.get(name, 0.0), pieces[-1].end_s)
     return pieces
 
 
-def _piece(group: Group, expected: Expected, before: Sequence[float], feed_s: float) -> tuple[Piece, float]:
+def _piece(group: Group, expected: Expected, before: Sequence[float], feed_s: float) -> Piece:
     stretches: list[Stretch] = []
     end_s = 0.0
     new = group.ready - group.running
@@ -74,7 +77,7 @@ def _piece(group: Group, expected: Expected, before: Sequence[float], feed_s: fl
         length_s = expected.mean_s * max(1.0, group.waiting / row)
         stretches.append(Stretch(end_s, end_s + length_s, group.waiting * expected.mean_s / length_s))
         end_s += length_s
-    return Piece(group, expected, tuple(stretches)), end_s
+    return Piece(group, expected, tuple(stretches), end_s)
 
 
 def _row(start_s: float, expected: Expected, tasks: int, feed_s: float) -> list[Stretch]:

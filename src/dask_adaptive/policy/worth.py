@@ -48,7 +48,8 @@ class Terms:
     besides, in seconds of a job. ``size`` jobs serve or will, ``serving`` take tasks, ``busy`` have some; ``maximum``:
     there may be so many. ``peak`` and ``peak_s``: the most jobs that were needed, and the most work in job-seconds,
     since there was no work; ``pauses``: how long earlier times without work lasted; ``quiet_s``: since when there is
-    none; ``idle``: since when ranks idle. ``sole``: nobody else could do the work.
+    none; ``rest_s``: how long the work of all pools lasts at least; ``idle``: since when ranks idle. ``sole``: nobody
+    else could do the work.
     """
 
     now_s: float
@@ -65,6 +66,7 @@ class Terms:
     peak: int = 1
     peak_s: float = 0.0
     quiet_s: float | None = None
+    rest_s: float = 0.0
     sole: bool = True
     pauses: Sequence[float] = ()
     idle: Idle = field(default_factory=Idle)
@@ -242,7 +244,7 @@ def _kept(work: Profile, needed: int, terms: Terms) -> tuple[int, float | None, 
     look_s = stay.left_s(keep) if keep > least else math.inf
     why = stay.words(keep + 1 if keep < terms.size else keep)
     words = f"{needed} needed now, {keep - least} kept idle, {terms.size - keep} given up: {why}"
-    return keep, look_s if look_s < math.inf else None, words
+    return keep, None if look_s == math.inf else look_s, words
 
 
 class _Stay:
@@ -252,21 +254,23 @@ class _Stay:
         self._terms = terms
         self._needs = work.needs(max(1, needed))
         self._widths = [width for width, _ in self._needs]
-        self._rest_s = work.takes_s(max(1, needed)) if self._needs else 0.0
+        self._rest_s = max(terms.rest_s, work.takes_s(max(1, needed)) if self._needs else 0.0)
         self._idle = terms.idle.now(needed, terms.now_s)
 
     def left_s(self, rank: int) -> float:
-        """Seconds, if nothing happens; infinite if it is kept for something."""
+        """Seconds, if nothing happens. However sure it is what comes, idle time is bounded."""
         terms = self._terms
-        least_s = LEAST_S - (terms.now_s - self._idle.since_s(rank, terms.now_s))
+        idle_s = terms.now_s - self._idle.since_s(rank, terms.now_s)
+        least_s = LEAST_S - idle_s
         gap_s = self._gap_s(rank)
         if gap_s < math.inf:
-            return math.inf if gap_s <= terms.restart_s(self._widths[-1]) else least_s
+            even_s = terms.restart_s(self._widths[-1])
+            return max(least_s, 2 * even_s - idle_s) if gap_s <= even_s else least_s
         even_s = terms.absence_s(rank)
         wait_s, pause_s = rental(terms.pauses, even_s)
         if terms.quiet_s is not None:
             return max(least_s, wait_s - (terms.now_s - terms.quiet_s))
-        return math.inf if self._rest_s + pause_s < even_s else least_s
+        return max(least_s, even_s - idle_s) if self._rest_s + pause_s < even_s else least_s
 
     def words(self, rank: int) -> str:
         """The numbers that decide."""
