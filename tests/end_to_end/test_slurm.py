@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import textwrap
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -150,15 +151,23 @@ async def test_adapt_keeps_results_and_runs_nothing_twice(system: SlurmSystem, t
 async def test_jobs_are_drained_and_replaced_before_their_walltime(
     system: SlurmSystem, tmp_path: Path, trace: Trace
 ) -> None:
-    """Slurm counts whole minutes, so this takes one."""
+    """Slurm counts whole minutes, so this takes one. Work goes on meanwhile, and none of it is cut off."""
+    traced = trace.task()
+
+    def slowly(x: int) -> int:
+        time.sleep(2)
+        return int(traced(x))
+
     async with running(tmp_path, walltime="1m") as cluster, Client(cluster, asynchronous=True) as client:
         await cluster.scale(1)
-        held = client.submit(trace.task(), "held")
+        held = client.submit(traced, "held")
         assert "held" == await held
         (first,) = workers(cluster)
+        work = client.map(slowly, range(30))
         await until(lambda: phases(cluster) == ["ready"] and first not in workers(cluster), 120)
         assert "held" == await client.gather(held)
-        assert {"held": 1} == dict(trace.runs)
+        assert list(range(30)) == await client.gather(work)
+        assert {1} == set(trace.runs.values())
         await until(lambda: _ended(system, first.partition(".")[0]) == ["COMPLETED"])
 
 
