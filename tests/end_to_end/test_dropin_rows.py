@@ -557,6 +557,6 @@ async def test_row_56_every_decision_has_its_reason() -> None:
         adaptive = adapt(cluster, maximum=2)
         await client.submit(quick, 1)
         await until(lambda: not cluster.worker_spec)
-        assert "1 task ready" in reasons(adaptive)
+        assert "1 task left" in reasons(adaptive)
         assert "nothing to do" in reasons(adaptive)
         assert all(want.reason for record in adaptive.records for want in record.target.pools.values())
