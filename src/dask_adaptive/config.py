@@ -47,6 +47,9 @@ Amount = int | float | str | None
 _SHIPPED = "5s"
 """Dask's own target duration."""
 
+LARGEST = 2**63
+"""Whole numbers are smaller: larger ones are a slip, and no float holds them."""
+
 DEFAULTS: Mapping[str, Any] = {
     "policy": "cost-aware",
     "time-value": 10,
@@ -124,7 +127,7 @@ def count_of(key: str, value: object, *, least: int = 0) -> int:
     """A whole number of at least ``least``."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
         raise ConfigError(f"{key} must be a whole number, not {value!r}")
-    if math.isinf(value) or value != int(value):
+    if not abs(value) < LARGEST or value != int(value):
         raise ConfigError(f"{key} must be a whole number, not {value!r}")
     if value < least:
         raise ConfigError(f"{key} must be at least {least}, not {value!r}")
@@ -137,7 +140,7 @@ def bytes_of(key: str, value: object) -> int:
         if isinstance(value, str) and not any(character.isdigit() for character in value):
             raise ValueError(value)  # Dask takes "GB" for 1 GB
         amount = parse_bytes(value) if isinstance(value, str) else float(value)  # type: ignore[arg-type]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
         raise ConfigError(f"{key} must be a size such as '4 GB' or a number of bytes, not {value!r}") from None
     if not amount >= 0 or math.isinf(amount):
         raise ConfigError(f"{key} must be a finite size of at least 0 bytes, not {value!r}")
@@ -148,7 +151,7 @@ def positive_of(key: str, value: object) -> float:
     """A finite number above 0."""
     try:
         amount = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         amount = math.nan
     if not 0 < amount < math.inf:
         raise ConfigError(f"{key} must be a number above 0, not {value!r}")
@@ -166,7 +169,7 @@ def seconds_of(key: str, value: object, *, positive: bool = False) -> float:
     """A number of seconds: a number, or text such as ``"500 ms"`` or ``"2h"``."""
     try:
         amount = float(parse_timedelta(value, default="s"))
-    except (ValueError, TypeError, LookupError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError):
         raise ConfigError(f"{key} must be a duration such as '5s' or a number of seconds, not {value!r}") from None
     if not amount >= 0 or math.isinf(amount) or (positive and not amount):
         raise ConfigError(f"{key} must be a finite duration above 0, not {value!r}")

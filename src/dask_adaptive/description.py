@@ -321,7 +321,7 @@ def _check_policy(description: Description) -> None:
 def _check_budget(description: Description) -> None:
     budget = description.budget
     for hours in budget.values() if isinstance(budget, Mapping) else [budget]:
-        if isinstance(hours, bool) or not isinstance(hours, int | float) or not hours >= 0:
+        if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 <= hours < 2**63:
             raise ConfigError(f"budget must be a number of worker-hours, not {hours!r}")
     if isinstance(budget, Mapping):
         check_keys("pool in the budget:", map(str, budget), description.pools)
@@ -362,7 +362,7 @@ def _check_head(description: Description) -> None:
     head = description.headed
     if head.where not in ("here", "job"):
         raise Wrong(("head", "where"), f"must be here or job, not {head.where!r}")
-    if head.pool is not None and head.pool not in description.pools:
+    if head.pool is not None and head.pool not in list(description.pools):
         raise Wrong(("head", "pool"), f"there is no pool {head.pool!r}; {nearest(str(head.pool), description.pools)}")
     if not isinstance(head.dashboard, bool):
         raise Wrong(("head", "dashboard"), f"must be true or false, not {head.dashboard!r}")

@@ -147,7 +147,7 @@ def _words(key: str, value: Any) -> tuple[str, ...]:
 
 
 def _amount(key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2.0**63:
         raise ConfigError(f"{key} must be a finite number of at least 0, not {value!r}")
     return float(value)
 
@@ -308,5 +308,5 @@ def made_backend(name: str, options: Mapping[str, Any]) -> Any:
         return kind(**options)
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"backend {name!r} cannot be made: {error}") from error

@@ -167,8 +167,9 @@ def _template(said: str | None) -> str:
     if "\n" not in text:
         try:
             text = Path(text).expanduser().read_text()
-        except OSError as error:
-            raise ConfigError(f"template={said!r} cannot be read: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # also what is no text, and no path at all
+            why = getattr(error, "strerror", None) or error
+            raise ConfigError(f"template={said!r} cannot be read: {why}") from error
     if COMMAND not in text:
         raise ConfigError(f"template must contain {COMMAND} on the line where the workers are to be started")
     return text

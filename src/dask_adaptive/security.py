@@ -23,7 +23,10 @@ def security_of(given: Security | Mapping[str, Any] | bool | None, *, encrypt: b
     if given is True:
         return _temporary()
     if isinstance(given, Mapping):
-        return Security(**given)
+        try:
+            return Security(**given)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"security cannot be made of these TLS options: {error}") from error
     if given is None or given is False:
         return Security()
     if isinstance(given, Security):

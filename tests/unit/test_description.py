@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from dask_adaptive import ConfigError, registry
 from dask_adaptive.config import Bounds
-from dask_adaptive.description import Description, described, flagged, read
+from dask_adaptive.description import Description, Head, described, flagged, read
 from dask_adaptive.model import Limits, Shape
 from dask_adaptive.options import backends_of, example_arguments, pool_keys, pool_options
 from dask_adaptive.show.check import meaning_of, sentences
@@ -208,7 +208,7 @@ def test_files_that_are_no_description(tmp_path: Path, text: str, sentence: str)
 
 
 ODD: list[Any] = [None, "", "x", -1, 0, 1.5, [], {}, [1], {"a": 1}, True, "1 GB", float("nan"), float("inf"), [None]]
-ODD += [{"name": 3}, [["x"]], 10**30, {1: 2}]
+ODD += [{"name": 3}, [["x"]], 10**30, 10**400, {1: 2}, "a\0b"]
 
 
 def meant_or_refused(document: dict[str, Any]) -> None:
@@ -231,6 +231,12 @@ def test_whatever_is_said_of_a_pool_is_meant_or_refused_in_one_sentence(backend:
     for key in pool_keys(backend):
         for value in ODD:
             meant_or_refused({"pools": {"p": {"backend": backend, **example_arguments(backend), key: value}}})
+
+
+@pytest.mark.parametrize("key", [each.name for each in fields(Head)])
+def test_whatever_is_said_of_a_head_is_meant_or_refused_in_one_sentence(key: str) -> None:
+    for value in ODD:
+        meant_or_refused({"head": {key: value}})
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
