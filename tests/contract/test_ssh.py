@@ -117,6 +117,41 @@ async def test_a_configuration_that_turns_the_check_off_is_refused(hosts: Hosts)
     assert [] == hosts.left()
 
 
+async def test_an_answer_that_nobody_waits_for_any_more_harms_no_other(hosts: Hosts) -> None:
+    backend = backend_of(hosts)
+    await backend.start()
+    link = next(place.link for place in backend._places if place.link is not None)
+    given_up = asyncio.ensure_future(link.call({"op": "jobs"}, 60.0))
+    await asyncio.sleep(0)  # it has asked
+    given_up.cancel()
+    assert [] == (await link.call({"op": "jobs"}, 60.0))["jobs"]
+    await backend.aclose()
+
+
+async def test_what_asks_when_the_connection_is_closed_is_told_so(hosts: Hosts) -> None:
+    backend = backend_of(hosts)
+    await backend.start()
+    link = next(place.link for place in backend._places if place.link is not None)
+    asked = asyncio.ensure_future(link.call({"op": "jobs"}, 3600.0))
+    await asyncio.sleep(0)
+    await backend.aclose()
+    with pytest.raises(Ambiguous, match="the connection was closed"):
+        await asked
+    with pytest.raises(Unavailable):
+        await backend.log(JobId(f"a.0@{link.host.label}"))
+    assert [] == [place for place in backend._places if place.link is not None], "nothing is opened again"
+
+
+async def test_a_new_key_goes_on_a_line_of_its_own(hosts: Hosts) -> None:
+    hosts.known_hosts.write_text("# mine, without an end of line")
+    backend = backend_of(hosts, host_keys="accept-new")
+    await backend.start()
+    await backend.aclose()
+    first, *others = hosts.known_hosts.read_text().splitlines()
+    assert "# mine, without an end of line" == first
+    assert len(hosts.sshds) == len(others)
+
+
 async def test_a_new_key_that_cannot_be_written_down_is_not_accepted(hosts: Hosts, tmp_path: Path) -> None:
     backend = backend_of(hosts, host_keys="accept-new", known_hosts="/proc/nowhere/known_hosts")
     with pytest.raises(NoCapacity, match="/proc/nowhere"):

@@ -75,6 +75,26 @@ def test_what_is_half_written_is_not_a_job(agent: Agent) -> None:
     assert {} == listed(agent)
 
 
+@pytest.mark.skipif(not boot(), reason="reads /proc")
+def test_a_gpu_is_given_once_also_where_the_host_has_two_names(agent: Agent) -> None:
+    agent.devices = ["0", "1", "2", "3"]
+    job(agent, "a.0", devices=["0"])
+    job(agent, "b.0", host="oak", devices=["1"])
+    job(agent, "c.0", host="oak", devices=["2"], boot="another")
+    assert ["2", "3"] == agent.free_devices(2)
+    with pytest.raises(OSError, match="a job takes 3 GPUs, and 2 of 4 are free"):
+        agent.free_devices(3)
+
+
+def test_what_never_became_a_job_is_removed_after_a_day(agent: Agent) -> None:
+    for name, ago_s in (("a.0", 60.0), ("b.0", 25 * 3600.0)):
+        (agent.place / name).mkdir()
+        (agent.place / name / "tls_key").write_text("secret")
+        os.utime(agent.place / name, (time.time() - ago_s,) * 2)
+    agent.sweep()
+    assert ["a.0"] == [folder.name for folder in agent.place.iterdir()]
+
+
 def test_ended_jobs_are_listed_for_an_hour_and_kept_for_a_day(agent: Agent) -> None:
     now_s = time.time()
     for name, ago_s in (("a.0", 60.0), ("b.0", 2 * 3600.0), ("c.0", 25 * 3600.0)):

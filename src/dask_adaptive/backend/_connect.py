@@ -35,7 +35,7 @@ class _Gate(asyncssh.SSHClient):
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002
         name = host if port == 22 else f"[{host}]:{port}"
-        known = getattr(self.connection, "_trusted_host_keys", None)
+        known = getattr(self.connection, "_trusted_host_keys", (key,))  # should asyncssh rename it: nobody is new
         fingerprint = f"{key.get_algorithm()} {key.get_fingerprint()}"
         if known:
             self.complaint = (
@@ -85,7 +85,7 @@ async def connect(host: Host, ssh: Mapping[str, Any], accept_new: bool) -> async
     except (asyncssh.Error, asyncssh.KeyImportError, OSError, ValueError) as error:
         raise Unavailable(f"{host.label}: {in_words(error)}") from error
     try:
-        if "known_hosts" not in ssh and getattr(connection, "_known_hosts", b"") is None:
+        if "known_hosts" not in ssh and getattr(connection, "_known_hosts", None) is None:
             raise OSError(
                 "its key cannot be checked, by UserKnownHostsFile of the configuration; known_hosts= names one"
             )
@@ -108,8 +108,9 @@ def _remember(path: Path, name: str, key: asyncssh.SSHKey) -> None:
     """Add a new host key, as ``ssh -o StrictHostKeyChecking=accept-new`` does."""
     line = f"{name} {key.export_public_key('openssh').decode().strip()}\n"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "w") as file:
-        file.write(line)
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "r+b", buffering=0) as file:
+        begun = file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) and file.read(1) != b"\n"
+        file.write((b"\n" if begun else b"") + line.encode())
 
 
 async def aborted(connection: asyncssh.SSHClientConnection) -> None:

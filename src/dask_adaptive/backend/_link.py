@@ -176,6 +176,7 @@ class Link:
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
+        self._give_up("the connection was closed")
         with contextlib.suppress(asyncio.TimeoutError, asyncssh.Error, OSError):
             self._process.stdin.write_eof()
             await within(CLOSING_S, self._process.wait_closed())
@@ -188,24 +189,28 @@ class Link:
         try:
             while True:
                 self._hear(json.loads(await self._lines.next()))
-        except (asyncssh.Error, OSError, ValueError) as error:
-            why = in_words(error)
         except EOFError:
             with contextlib.suppress(asyncio.TimeoutError, asyncssh.Error, OSError):
                 stderr = (await within(1.0, self._process.stderr.read(4000))).decode(errors="replace").strip()
                 why = f"the agent ended: {stderr.splitlines()[-1]}" if stderr else why
+        except Exception as error:  # noqa: BLE001  nobody would notice that a connection is no longer read
+            why = in_words(error)
         self._connection.abort()
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(Ambiguous(f"{self.host.label}: {why}"))
+        self._give_up(why)
         self._on_lost(self, why)
         await aborted(self._connection)
 
+    def _give_up(self, why: str) -> None:
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(Ambiguous(f"{self.host.label}: {why}"))
+
     def _hear(self, message: Message) -> None:
-        future = self._calls.get(message.get("call", 0))
-        if future is None:
+        if "call" not in message:
             self._on_message(message)
-        elif not future.done():
+            return
+        future = self._calls.get(message["call"])
+        if future is not None and not future.done():  # else nobody waits for this answer any more
             future.set_result(message)
 
 

@@ -155,6 +155,8 @@ class Places:
         return place.opening
 
     async def _open(self, place: Place) -> None:
+        if self._closed:
+            return
         try:
             async with self._gate:
                 link = await self._opened(place.host, self._hear, self._lost)
@@ -205,7 +207,7 @@ class Places:
 
     async def link(self, place: Place) -> Link:
         """The connection to a host; tried again where it is due. Raises ``Unavailable``."""
-        if place.link is None and time.monotonic() >= place.retry_s and not self._closed:
+        if place.link is None and time.monotonic() >= place.retry_s:
             await asyncio.wait([self._opening(place)])
         if place.link is None:
             raise Unavailable(place.reason or f"{place.host.label}: not connected")

@@ -169,8 +169,9 @@ class Agent:
 
     def sweep(self) -> None:
         """Remove what ended long ago, and the oldest where there is much of it."""
-        found = ((read_record(folder), folder) for folder in self.place.iterdir())
-        ended = sorted((record["ended_s"], str(folder)) for record, folder in found if record and record["ended_s"])
+        found = [(read_record(folder), folder) for folder in self.place.iterdir()]
+        begun = [(folder.stat().st_mtime, str(folder)) for record, folder in found if record is None]  # and no more
+        ended = sorted([*begun, *((each["ended_s"], str(at)) for each, at in found if each and each["ended_s"])])
         for place, (ended_s, folder) in enumerate(ended):
             if time.time() - ended_s > KEEP_ENDED_S or place < len(ended) - KEEP_ENDED:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -238,7 +239,11 @@ class Agent:
             return []
         if self.devices is None:
             self.devices = find_devices()
-        taken = {device for _, record in self.records() if record["state"] != "ended" for device in record["devices"]}
+        for _ in self.records():  # those whose keeper died are over
+            pass
+        found = filter(None, map(read_record, self.place.iterdir()))  # also of this host under another name
+        living = [record for record in found if record["state"] != "ended" and is_kept(record)]
+        taken = {device for record in living for device in record["devices"]}
         free = [device for device in self.devices if device not in taken]
         if len(free) < count:
             raise OSError(f"a job takes {count} GPUs, and {len(free)} of {len(self.devices)} are free")

@@ -105,6 +105,10 @@ def _host(given: Any) -> Host:
 
 
 def _checked(host: Host) -> Host:
+    for key in ("address", "user", "python"):
+        said = getattr(host, key)
+        if said is not None and not (isinstance(said, str) and said.strip()):
+            raise ConfigError(f"the {key} of a host must be text, not {said!r}")
     if host.slots is not None:
         count_of(f"slots of host {host.label}", host.slots, least=1)
     if host.port is not None and not 0 < count_of(f"port of host {host.address}", host.port) < 65536:

@@ -112,7 +112,7 @@ class Local:
         self.log_bytes = log_bytes
         self._python = python or sys.executable
         self._fork = (start or ("fork" if sys.platform == "linux" and python is None else "exec")) == "fork"
-        self._environment = dict(environment or {})
+        self._environment = {str(key): str(value) for key, value in (environment or {}).items()}
         self.directory = Path(directory).absolute() if directory is not None else None
         self._made_directory = directory is None
         self._gpus = [str(n) for n in range(gpus)] if isinstance(gpus, int) else None if gpus is None else list(gpus)

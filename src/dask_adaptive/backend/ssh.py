@@ -106,7 +106,7 @@ class Ssh:
         self.hosts = hosts_of(hosts)
         self.timeout_s, self.lost_s, self.grace_s = timeout_s, lost_s, grace_s
         self._python = python or sys.executable
-        self._environment = dict(environment or {})
+        self._environment = {str(key): str(value) for key, value in (environment or {}).items()}
         self._accept_new = host_keys == "accept-new"
         self._agent = {"directory": directory or "", "grace_s": grace_s, "log_bytes": log_bytes}
         said = {"known_hosts": known_hosts, "config": config, "client_keys": keys}
