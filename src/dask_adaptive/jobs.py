@@ -36,6 +36,7 @@ from dask_adaptive.model import (
     Timeouts,
 )
 from dask_adaptive.operations import Operations
+from dask_adaptive.tags import of_pool, pool_number
 from dask_adaptive.waiting import within
 
 __all__ = ["Jobs", "PoolSetup"]
@@ -267,7 +268,7 @@ class Jobs:
         if submit.pool in self._submitting:
             return
         count = 1 if len(health.failed) >= BROKEN_AFTER else submit.count
-        batch = Batch(self.cluster, submit.pool, self._tag(), count, setup.spec)
+        batch = Batch(self.cluster, submit.pool, self._new_tag(submit.pool), count, setup.spec)
         self._pool_of_tag[batch.tag] = submit.pool
         self._submitting.add(submit.pool)
         for name in batch.names:
@@ -408,6 +409,7 @@ class Jobs:
             if job.state.value == "ended":
                 return
             life = lives.wanted(job.name, self._pool_named(job.name, lane), now_s)
+            self._declare(job.name.partition(".")[0], life.pool)
             self._events.append(f"job {job.name} ({job.id}) was found in the list and adopted")
         if life.id is not None and life.id != job.id and life.phase in ALIVE:
             if job.state.value != "ended":
@@ -416,8 +418,30 @@ class Jobs:
         deadline_s = now_s + self.setups[life.pool].timeouts.end_s
         self._put(lives.listed(life, job, now_s, deadline_s), now_s)
 
+    def _declare(self, tag: str, pool: str) -> None:
+        """Tell the scheduler of which pool the workers of a batch are that somebody else submitted."""
+        if tag not in self._pool_of_tag:
+            self._pool_of_tag[tag] = pool
+            self._operations.begin(self._engine.declare({tag: pool}), self._declared)
+
+    def _declared(self, outcome: object, now_s: float) -> None:  # noqa: ARG002
+        if isinstance(outcome, BaseException):  # the engine tells it again when it reaches the scheduler
+            self._events.append(f"the scheduler does not know yet of which pool a job is: {outcome}")
+
+    def _new_tag(self, pool: str) -> str:
+        """A tag that was never used before; where there are several pools, one that tells this one."""
+        while True:
+            tag = self._tag() if len(self.setups) == 1 else of_pool(self._tag(), list(self.setups).index(pool))
+            if tag not in self._pool_of_tag:
+                return tag
+
     def _pool_named(self, name: str, lane: _Lane) -> str:
-        known = self._pool_of_tag.get(name.partition(".")[0])
+        """The pool that a job is of, by its name: of a batch of ours, or of one from before we came back."""
+        tag = name.partition(".")[0]
+        known = self._pool_of_tag.get(tag)
+        if known is None and 0 <= pool_number(tag) < len(self.setups):
+            told = list(self.setups)[pool_number(tag)]
+            known = told if self.setups[told].backend is lane.backend else None
         return known or next(n for n, setup in self.setups.items() if setup.backend is lane.backend)
 
     async def logs(self) -> dict[str, str]:
