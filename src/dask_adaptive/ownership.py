@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
@@ -24,8 +25,8 @@ async def ownership(
 ) -> Owner | None:
     """Write that this process owns the jobs with this key, and take over what an earlier owner of them left.
 
-    Jobs that end with their owner need none; of backends that were given as objects nobody could find the jobs later.
-    That it cannot be written is no reason not to start.
+    Jobs that end with their owner need none. Those of backends that were given as objects, or have objects among their
+    arguments, nobody could find later. That it cannot be written is no reason not to start.
 
     Returns
     -------
@@ -36,7 +37,7 @@ async def ownership(
     sources: list[Source] = []
     for backend in {id(each): each for each in backends.values()}.values():
         said = next(options[pool] for pool, each in backends.items() if each is backend)
-        if isinstance(said.backend, str) and not getattr(backend, "ends_with_owner", False):
+        if _tells(said) and isinstance(said.backend, str) and not getattr(backend, "ends_with_owner", False):
             left = _left(earlier, said.backend) if not any(each.backend == said.backend for each in sources) else ()
             sources.append(await _source(backend, Source(said.backend, said.backend_options, left), key))
     if not sources:
@@ -44,9 +45,17 @@ async def ownership(
     owner = Owner(name, key, this_process(), sources, scheduler)
     try:
         await asyncio.to_thread(write, owner)
-    except (OSError, TypeError, msgspec.MsgspecError) as error:
+    except OSError as error:
         logger.warning("should this process be killed, `dask adaptive reap` will not find its jobs: %s", error)
     return owner
+
+
+def _tells(said: PoolOptions) -> bool:
+    """Whether the arguments of the backend can be written down."""
+    with suppress(TypeError, ValueError, msgspec.MsgspecError):
+        msgspec.json.encode(said.backend_options)
+        return True
+    return False
 
 
 def _left(earlier: Owner | None, backend: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ Those of dask-jobqueue on a real Slurm. ``docs/promises.md`` says which others a
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,9 +16,11 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client
+from tests.sshd import running_hosts
 from tests.systems.slurm import SlurmSystem, slurm
 
 from dask_adaptive import SlurmCluster
+from dask_adaptive.backend.login import Login
 
 from .worlds import QUICK, Trace, alive, local, rounds, submitted, until, workers
 
@@ -157,6 +160,26 @@ async def test_jobs_that_wait_in_the_queue_stay_there_while_the_work_pauses(tmp_
                 await until(lambda: not cluster.controller.record.snapshot.load.groups)
                 await rounds(cluster, 5)
             assert ["PENDING"] * 2 == [state for _, state in jobs(system, cluster)]
+
+
+@on_slurm
+@pytest.mark.system("ssh")
+async def test_a_laptop_submits_through_a_login_node(tmp_path: Path, commands: Path) -> None:
+    """There a scheduler had to live where jobs can be submitted."""
+    program(commands / "sbatch", 'echo "a laptop has no batch system" >&2\nexit 1')
+    slurm()
+    with running_hosts(tmp_path / "hosts", 1, SLURM_CONF=os.environ["SLURM_CONF"]) as hosts:
+        known = f"UserKnownHostsFile={hosts.known_hosts}"
+        files = ("-F", str(hosts.folder / "config"), "-i", str(hosts.key), "-o", known, "-o", "IdentitiesOnly=yes")
+        login = Login("127.0.0.1", options=(*files, "-p", str(hosts.sshds[0].port)))
+        async with running(tmp_path, runner=login, python=sys.executable) as (cluster, system):
+            async with Client(cluster, asynchronous=True) as client:
+                await cluster.scale(1)
+                assert 3 == await client.submit(sum, [1, 2])
+                assert "Start worker at" in await cluster.log(alive(cluster)[0])
+                await cluster.scale(0)
+                await until(lambda: system.left(cluster.key) == 0)
+        assert [] == list((tmp_path / "logs").glob(".*")), "private files"
 
 
 # --- of distributed, on this machine -----------------------------------------------------------------------------
