@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -115,17 +116,22 @@ def hooks_of(given: Any) -> tuple[Hook, ...]:
     ConfigError
         If one of them is none of this, or its program or function does not exist.
     """
-    if given is None or given == []:
+    if given is None or given in ([], ()):
         return ()
     if callable(given):
         return (given,)
     if isinstance(given, str):
         return (_found(given),)
-    if isinstance(given, Sequence) and all(isinstance(word, str) for word in given):
+    words = isinstance(given, Sequence) and all(isinstance(word, str) for word in given)
+    if words and not all(map(_PLACE.fullmatch, given)):
         return (Command(tuple(given)),)
     if isinstance(given, Sequence):
         return tuple(hook for each in given for hook in hooks_of(each))
     raise ConfigError(f"on_event must be a function, 'module:function' or a command as a list, not {given!r}")
+
+
+_PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""A function by its place; no program has such a name."""
 
 
 def _found(place: str) -> Hook:

@@ -5,7 +5,7 @@ Source of those names: the documentation of dask-jobqueue 0.9, "API".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from distributed.deploy.utils import nprocesses_nthreads
@@ -132,7 +132,7 @@ class BatchCluster(Cluster):
         if isinstance(pools, Mapping):
             pools = {name: translated_options(self.batch_system, each) for name, each in pools.items()}
         super().__init__(
-            options.get("backend", self.batch_system),
+            translated.pop("backend", None) or self.batch_system,
             pools,
             security=False if security is None and protocol in ("tcp", "ws") else security,
             scheduler_options={**where, **(scheduler_options or {})},
@@ -177,6 +177,8 @@ def translated_options(batch_system: str, said: Mapping[str, Any]) -> Options:
         raise ConfigError(f"the options of a pool must be a mapping, not {said!r}")
     options: Options = {}
     for key, value in plain_keys(said).items():
+        if value is None and (key in REFUSED or key in RENAMED):  # as in dask-jobqueue: not said
+            continue
         if key in REFUSED and not (key == "nanny" and value is False):
             raise ConfigError(f"{key} has no meaning here: {REFUSED[key]}")
         ours = RENAMED.get(key, key)
@@ -225,7 +227,7 @@ def _replacing(key: str) -> Callable[[Options], None]:
 
 
 def _list(value: Any) -> list[Any]:
-    if isinstance(value, str):
+    if isinstance(value, str) or not isinstance(value, Sequence):
         raise ConfigError(f"directives and their keys are lists of lines, not {value!r}")
     return list(value)
 

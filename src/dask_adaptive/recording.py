@@ -49,6 +49,8 @@ class Recording:
         folder = self.path.absolute().parent
         if not folder.is_dir() or not os.access(folder, os.W_OK):
             raise ConfigError(f"{self.path} cannot be written: there is no folder {folder} that you may write to")
+        if self.path.is_dir():
+            raise ConfigError(f"{self.path} cannot be written: it is a folder")
 
     async def start(self) -> None:
         """Begin. Raises ``EngineError`` where the scheduler cannot be reached."""
@@ -56,24 +58,38 @@ class Recording:
         await self._call("register_scheduler_plugin", plugin=plugin, name=self._name, idempotent=False)
 
     async def save(self) -> int:
-        """Write the file; returns how many tasks it has. Raises ``EngineError`` if the scheduler is gone."""
+        """Write the file; returns how many tasks it has.
+
+        Raises ``EngineError`` if the scheduler is gone, or the file cannot be written any more.
+        """
         graphs = await self._call(f"{self._name}-recorded")
         if graphs is None:
             raise EngineError(f"the scheduler at {self.address} no longer knows of this recording")
-        await asyncio.to_thread(self._write, graphs)
+        try:
+            await asyncio.to_thread(self._write, graphs)
+        except OSError as error:
+            raise EngineError(f"{self.path} cannot be written: {error.strerror or error}") from error
         return sum(group["done"] for graph in graphs for group in graph["groups"].values())
 
     async def stop(self) -> int:
-        """Write the file and end; see ``save``."""
-        tasks = await self.save()
+        """Write the file and end, also where the file cannot be written; see ``save``."""
+        try:
+            return await self.save()
+        finally:
+            await self.end()
+
+    async def end(self) -> None:
+        """Record no more; what was written stays."""
         with suppress(EngineError):
             await self._call(f"{self._name}-detach")
-        return tasks
 
     def _write(self, graphs: Any) -> None:
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        draft.write_text(json.dumps({"format": FORMAT, "graphs": graphs}), encoding="utf-8")
-        draft.replace(self.path)
+        try:
+            draft.write_text(json.dumps({"format": FORMAT, "graphs": graphs}), encoding="utf-8")
+            draft.replace(self.path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     async def _call(self, op: str, **arguments: Any) -> Any:
         scheduler = rpc(self.address, connection_args=self._connection_args, timeout=TIMEOUT_S)

@@ -90,7 +90,7 @@ class SSHCluster(Cluster):
         super().__init__(
             "ssh",
             n_workers=n_workers,
-            security=_security(security),
+            security=security,
             scheduler_options={**where, **options.pop("scheduler_options", {})},
             hosts=found,
             **options,
@@ -101,14 +101,6 @@ class SSHCluster(Cluster):
         shapes = {name: options.shape() for name, options in self._options.items()}
         slots = [each.slots(shapes[name]) for name, each in self._backends.items() if each.name == "ssh"]  # type: ignore[attr-defined]
         return int(max([1, *slots]))
-
-
-def _security(given: Security | Mapping[str, Any] | bool | None) -> Security | Mapping[str, Any] | bool:
-    """What was said, else what Dask is configured to do, else credentials for this cluster alone."""
-    if given is not None:
-        return given
-    configured = Security()
-    return configured if configured.require_encryption or configured.tls_ca_file else True
 
 
 def _address(interface: str | None, first: Host) -> str:

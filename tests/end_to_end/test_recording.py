@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from distributed import Client
+from distributed import Client, Scheduler
 from distributed import LocalCluster as DaskLocalCluster
 
 from dask_adaptive import Cluster, ConfigError
+from dask_adaptive.errors import EngineError
+from dask_adaptive.recording import Recording
 from dask_adaptive.show.cli import adaptive
 from dask_adaptive.sim.recorded import is_recorded, read_recorded
 
@@ -65,6 +67,22 @@ def test_a_run_is_recorded_group_by_group_and_can_be_run_again(tmp_path: Path) -
     result = CliRunner().invoke(adaptive, ["simulate", str(path), "--policy", "target-duration", "--seeds", "1"])
     assert 0 == result.exit_code, result.output
     assert "target-duration" in result.output
+
+
+async def test_a_file_that_cannot_be_written_leaves_nothing_in_the_scheduler(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it is a folder"):
+        Recording(tmp_path, "tcp://127.0.0.1:1")
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    async with Scheduler(host="127.0.0.1", port=0, dashboard=False, dashboard_address="127.0.0.1:0") as scheduler:
+        before = set(scheduler.plugins), set(scheduler.handlers)
+        recording = Recording(folder / "run.json", scheduler.address)
+        await recording.start()
+        assert before[0] < set(scheduler.plugins)
+        folder.rmdir()
+        with pytest.raises(EngineError, match=r"run\.json cannot be written: No such file or directory"):
+            await recording.stop()
+        assert before == (set(scheduler.plugins), set(scheduler.handlers))
 
 
 def test_the_command_records_any_scheduler_until_it_is_told_to_stop(tmp_path: Path) -> None:

@@ -89,6 +89,9 @@ def test_functions_names_commands_and_lists_of_them() -> None:
     assert () == hooks_of(None) == hooks_of([])
     assert (hear,) == hooks_of(hear)
     assert ("getcwd",) == tuple(hook.__name__ for hook in hooks_of("os:getcwd"))
+    assert ["getcwd", "getpid"] == [hook.__name__ for hook in hooks_of(["os:getcwd", "os:getpid"])]
+    (command,) = hooks_of(["true", "os:getpid"])
+    assert "true os:getpid" == repr(command), "words of a command may have a colon"
     several: Any = hooks_of([hear, ["true", "x"], "os:getcwd"])
     assert [hear, ("true", "x")] == [several[0], several[1].argv]
     assert 3 == len(several)

@@ -63,11 +63,22 @@ def test_names_are_translated(theirs: str, ours: str) -> None:
         ("slurm", {"cores": 2, "threads": 1}, "threads"),
         ("slurm", {"cores": 2, "memory": "32 gigs"}, "memory"),
         ("pbs", {"resource_spec": "select=1", "directives": "-A x"}, "list"),
+        ("pbs", {"resource_spec": "select=1", "directives": 7}, "list"),
     ],
 )
 def test_what_has_no_meaning_is_refused(system: str, said: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         translated_options(system, said)
+
+
+@pytest.mark.parametrize("key", ["job_extra_directives", "project", "job_cpu", "job_name", "config_name"])
+def test_none_is_not_said_as_in_dask_jobqueue(key: str) -> None:
+    assert {"account": "a"} == translated_options("slurm", {"account": "a", key: None})
+
+
+def test_another_backend_may_be_said() -> None:
+    with pytest.raises(ConfigError, match="there is no backend 'slurn'; did you mean 'slurm'"):
+        SlurmCluster(cores=1, backend="slurn")
 
 
 def test_no_nanny_is_what_there_is() -> None:

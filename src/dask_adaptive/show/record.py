@@ -61,16 +61,19 @@ def record(scheduler: str, output: Path, length: str | None) -> None:
 
 async def _record(recording: Recording, for_s: float | None) -> int:
     """Until the time is over, or somebody presses ctrl-C."""
-    await recording.start()
-    click.echo(f"recording what runs on {recording.address}; ctrl-C ends it", err=True)
     over = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, over.set)
-    if for_s is not None:
-        loop.call_later(for_s, over.set)
-    while not over.is_set():
-        await recording.save()
-        with suppress(asyncio.TimeoutError):
-            await within(SAVE_S, over.wait())
-    return await recording.stop()
+    await recording.start()
+    try:
+        click.echo(f"recording what runs on {recording.address}; ctrl-C ends it", err=True)
+        if for_s is not None:
+            loop.call_later(for_s, over.set)
+        while not over.is_set():
+            await recording.save()
+            with suppress(asyncio.TimeoutError):
+                await within(SAVE_S, over.wait())
+        return await recording.save()
+    finally:
+        await recording.end()

@@ -47,7 +47,7 @@ def read_recorded(path: Path | str) -> Workload:
         raise ConfigError(f"{path}: is no recorded run (its format is not {FORMAT!r})")
     try:
         return _workload(path.stem, document["graphs"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"{path}: is no recorded run: {error!r}") from error
 
 
