@@ -21,6 +21,8 @@ from tests.fakes.core import Fake
 from tests.systems.slurm import slurm
 
 from dask_adaptive import PBSCluster
+from dask_adaptive.head import orphans
+from dask_adaptive.head.state import Running, claim
 from dask_adaptive.owners import Owner, Source, owner_of, owners, this_process, write
 from dask_adaptive.show.cli import adaptive
 
@@ -49,8 +51,12 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "state" / "dask-adaptive"
 
 
+async def command(*arguments: str) -> Result:
+    return await asyncio.to_thread(CliRunner().invoke, adaptive, list(arguments))
+
+
 async def reap(*arguments: str) -> Result:
-    return await asyncio.to_thread(CliRunner().invoke, adaptive, ["reap", *arguments])
+    return await command("reap", *arguments)
 
 
 @contextmanager
@@ -188,6 +194,7 @@ def gone(tmp_path: Path) -> Iterator[Owner]:
 async def test_the_same_number_is_not_the_same_process(gone: Owner, tmp_path: Path) -> None:
     assert gone.process.pid == os.getpid()
     write(gone)
+    assert "notebook lost its owner, process" in (await command("list")).stderr
     assert "cluster notebook cleaned up\n" == (await reap()).stdout
     assert not (tmp_path / "private").exists()
     assert [] == owners()
@@ -204,6 +211,16 @@ async def test_an_owner_on_another_machine_is_told_of_and_left_alone(gone: Owner
     assert (tmp_path / "private").exists()
     assert [gone.key] == [owner.key for owner in owners()]
     assert socket.gethostname() != "elsewhere"
+
+
+async def test_a_head_on_another_machine_is_not_taken_for_a_notebook(gone: Owner) -> None:
+    there = replace(gone.process, host="node7")
+    entry = claim("work")
+    entry.write(Running("work", there, 0.0, "1", "tls://node7:1", key=gone.key))
+    write(replace(gone, process=there))
+    assert [] == orphans.elsewhere()
+    entry.remove()
+    assert [gone.key] == [owner.key for owner in orphans.elsewhere()]
 
 
 async def test_jobs_on_a_scheduler_that_may_live_on_are_ended_only_by_name(gone: Owner, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 from dask_adaptive.backend.contracts import Backend, Keeping
 from dask_adaptive.errors import AdaptiveError, BackendError
+from dask_adaptive.head.state import entries
 from dask_adaptive.model import JobId, JobState
 from dask_adaptive.options import made_backend
 from dask_adaptive.owners import Owner, forget, owners
@@ -20,7 +21,7 @@ QUIET_END_S = 60.0
 
 
 def orphans(backend: str | None = None) -> list[Owner]:
-    """The clusters whose owner on this machine is gone, with their scheduler; only those with jobs of this backend.
+    """The clusters that are no heads and whose owner on this machine is gone; only those with jobs of this backend.
 
     One whose scheduler was not its own is not among them: its jobs may serve still, until an owner comes back.
     """
@@ -28,7 +29,7 @@ def orphans(backend: str | None = None) -> list[Owner]:
 
 
 def elsewhere(backend: str | None = None) -> list[Owner]:
-    """The clusters of which cannot be told from here whether they are orphans."""
+    """The clusters that are no heads, and of which cannot be told from here whether they are orphans."""
     return [owner for owner in _of(backend) if not owner.process.here]
 
 
@@ -38,7 +39,9 @@ def named(name: str) -> list[Owner]:
 
 
 def _of(backend: str | None) -> list[Owner]:
-    return [owner for owner in owners() if backend in (None, *(source.backend for source in owner.sources))]
+    heads = [running.process for entry in entries() if (running := entry.running()) is not None]
+    found = [owner for owner in owners() if owner.process not in heads]
+    return [owner for owner in found if backend in (None, *(source.backend for source in owner.sources))]
 
 
 async def reap_orphan(owner: Owner) -> Sequence[str]:
@@ -68,7 +71,7 @@ async def clear(owner: Owner) -> Sequence[str]:
     """The same, without asking what has become of the owner."""
     notes = []
     for source in owner.sources:
-        backend = made_backend(source.backend, source.options)
+        backend: Backend = made_backend(source.backend, source.options)
         if isinstance(backend, Keeping):
             backend.take_over(source.folders)
         notes += await end_jobs(backend, [owner.key])

@@ -115,7 +115,7 @@ def settings_of(settings: Sequence[str]) -> dict[str, Any]:
 @_JSON
 def list_(as_json: bool) -> None:
     """List the named clusters of this user; forget those of which nothing is left."""
-    from dask_adaptive.head import end
+    from dask_adaptive.head import end, orphans
     from dask_adaptive.head.state import Standing, entries
 
     found = entries()
@@ -124,6 +124,8 @@ def list_(as_json: bool) -> None:
             entry.remove()
             found.remove(entry)
             _note(f"cluster {entry.name} had ended without a word; nothing of it is left")
+    for owner in orphans.orphans():
+        _note(f"cluster {owner.name} lost its owner, process {owner.process.pid}; `dask adaptive reap` ends its jobs")
     rows = asyncio.run(end.overview(found))
     if as_json:
         _print(rows)
@@ -327,8 +329,6 @@ def reap(names: Sequence[str], backend: str | None, as_json: bool) -> None:
         heads, left = _named(names)
     else:
         heads, left = asyncio.run(end.lost(_heads_with(backend))), orphans.orphans(backend)
-        ours = [running.process for head in heads if (running := head.running()) is not None]
-        left = [owner for owner in left if owner.process not in ours]
         for owner in orphans.elsewhere(backend):
             process = owner.process
             _note(f"cluster {owner.name} belongs to process {process.pid} on {process.host}; only there it can be told")
