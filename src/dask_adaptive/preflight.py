@@ -65,6 +65,9 @@ async def examine(
             async for finding in _around(backend, options):
                 good = good and finding.good
                 yield finding
+    except BackendError as error:
+        good = False
+        yield Finding(f"{backend.name} cannot be asked: {error}", False, "the sentence above says what is wrong")
     finally:
         await backend.aclose()
     if job and good:

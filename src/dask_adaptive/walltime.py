@@ -121,7 +121,7 @@ def outlasting(snapshot: Snapshot) -> Mapping[str, str]:
 
 
 def _has_end(snapshot: Snapshot, state: PoolState) -> bool:
-    return bool(state.pool.walltime_s) and bool(snapshot.lives)
+    return bool(state.pool.walltime_s) or any(life.ends_s for life in snapshot.lives.values())
 
 
 def _longest_s(groups: tuple[Group, ...]) -> float:

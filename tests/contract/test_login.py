@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -100,6 +101,37 @@ async def test_all_commands_share_one_connection_which_ends_with_it(hosts: Hosts
     await login.aclose()
     assert not Path(folder).exists()
     assert [] == [process for process in psutil.process_iter(["cmdline"]) if folder in str(process.info["cmdline"])]
+
+
+async def test_nothing_is_made_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    await Login("ann@nowhere").aclose()
+    assert [] == list(tmp_path.iterdir())
+
+
+async def test_who_is_given_up_while_it_connects_is_ended(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    login = Login(
+        "nowhere",
+        options=(
+            "-F",
+            "none",
+            "-o",
+            f"ProxyCommand=sh -c 'echo $PPID > {pid}.new; mv {pid}.new {pid}; cat > /dev/null'",
+        ),
+    )
+    connecting = asyncio.ensure_future(login.run(Call(("true",)), TIMEOUT_S))
+    while not begun.exists():
+        assert not connecting.done()
+        await asyncio.sleep(0.05)
+    folder = login._folder
+    connecting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await connecting
+    assert [] == [
+        process for process in psutil.process_iter(["cmdline"]) if f"{folder}/s" in str(process.info["cmdline"])
+    ]
+    await login.aclose()
 
 
 async def test_a_connection_that_is_cut_is_made_again(login: Login, hosts: Hosts) -> None:

@@ -108,6 +108,15 @@ def test_the_word_of_the_manager_counts_more_than_our_clock() -> None:
     assert 0.0 == requeued.ends_s
 
 
+def test_what_the_manager_says_counts_also_where_no_walltime_was_asked_for() -> None:
+    state = PoolState(Pool("default", limits=Limits(0, 10)))
+    told, others = job(0, ends_s=BEGAN_S + HOUR), job(1)
+    assert () == ending(at(60, told, others, state=state))
+    late = at(HOUR - 10, told, others, state=state)
+    assert ["aaaabbbb.0"] == [each.job for each in ending(late)]
+    assert {"aaaabbbb.0"} == leaving(late, "default")
+
+
 def test_a_job_that_leaves_is_replaced_while_it_serves() -> None:
     state = PoolState(Pool("default", limits=Limits(0, 10), walltime_s=HOUR), startup=Startup((30.0,), (30.0,)))
     begins_s = drain_at_s(job(0), state, 0.0) - BEGAN_S

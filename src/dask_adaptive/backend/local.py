@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any, Literal
 import dask.config
 
 from dask_adaptive.backend._helper import Helper, Message, end_groups
+from dask_adaptive.backend._remote import find_devices
 from dask_adaptive.backend.command import (
     MODULE,
     terminate_bytes,
@@ -245,7 +245,7 @@ class Local:
         if not each:
             return [()] * batch.count
         if self._gpus is None:
-            self._gpus = await asyncio.to_thread(_find_gpus)
+            self._gpus = await asyncio.to_thread(find_devices)
         if each > len(self._gpus):
             raise Rejected(f"a job takes {each} GPUs, and there are {len(self._gpus)}")
         taken = {device for kept in self._submitted.values() for device in kept.devices}
@@ -349,18 +349,6 @@ def _own_path() -> list[str]:
     given = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     roots = tuple(f"{Path(entry)}{os.sep}" for entry in given)
     return [entry for entry in _path() if not f"{entry}{os.sep}".startswith(roots) and not entry.endswith(".zip")]
-
-
-def _find_gpus() -> list[str]:
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [device.strip() for device in visible.split(",") if device.strip() not in ("", "-1")]
-    try:
-        command = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return answer.stdout.split()
 
 
 def _log_files(log: Path) -> tuple[Path, Path]:

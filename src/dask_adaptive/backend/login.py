@@ -69,11 +69,15 @@ class Login:
         if program is None:
             raise ConfigError("login= needs the program ssh (of OpenSSH), and there is none on PATH")
         self.host = host
-        self._folder = tempfile.mkdtemp(prefix="dask-adaptive-ssh-")  # short: the path of a socket has 100 characters
-        shared = ["-o", f"ControlPath={self._folder}/s", "-o", f"ConnectTimeout={CONNECT_S}"]
-        self._ssh = [program, *shared, "-o", "ServerAliveInterval=15", *options]
+        self._program, self._options = program, tuple(options)
+        self._folder = ""  # made with the connection: many are made only to see whether they could be
         self._connecting = asyncio.Lock()
         self._user = ""
+
+    @property
+    def _ssh(self) -> list[str]:
+        shared = ["-o", f"ControlPath={self._folder}/s", "-o", f"ConnectTimeout={CONNECT_S}"]
+        return [self._program, *shared, "-o", "ServerAliveInterval=15", *self._options]
 
     # --- Runner ---
 
@@ -118,9 +122,12 @@ class Login:
 
     async def aclose(self) -> None:
         """Close the shared connection."""
-        with suppress(Unavailable, Ambiguous):
+        if not self._folder:
+            return
+        with suppress(Unavailable, Ambiguous, OSError):
             await self._ssh_ends([*self._ssh, "-O", "exit", self.host], "", CONNECT_S, ("ssh", "-O", "exit"))
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+        folder, self._folder = self._folder, ""
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
     # --- by ssh ---
 
@@ -141,6 +148,8 @@ class Login:
         stdout, ended, status = rest.rpartition(f"\n{mark} ")
         if ended:
             return Answer(tuple(argv), int(status), stdout, err)
+        if "Control socket connect" in err:  # nobody listens there any more: the next command connects anew
+            Path(self._folder, "s").unlink(missing_ok=True)
         said = " ".join(err.split())[:300] or f"ssh ended with {code}"
         if not began and any(sentence in err for sentence in _NEVER_RUN):
             raise _away(self.host, err, argv)
@@ -151,6 +160,10 @@ class Login:
         terminal, if there is one.
         """
         async with self._connecting:
+            if not self._folder:
+                self._folder = tempfile.mkdtemp(
+                    prefix="dask-adaptive-ssh-"
+                )  # short: a socket's path has 100 characters
             if await asyncio.to_thread(os.path.exists, f"{self._folder}/s"):
                 return
             batch = [] if await asyncio.to_thread(_has_terminal) else ["-o", "BatchMode=yes"]
@@ -161,7 +174,13 @@ class Login:
                 process = await asyncio.create_subprocess_exec(
                     *self._ssh, *master, self.host, stdin=nothing if batch else None, stdout=nothing, stderr=said
                 )
-            if await process.wait():
+            try:
+                failed = await process.wait()
+            finally:
+                if process.returncode is None:  # nobody waits any more for what it asks on the terminal
+                    process.kill()
+                    await process.wait()
+            if failed:
                 err = await asyncio.to_thread(notes.read_text, errors="replace")
                 raise _away(self.host, err, ("ssh",))
 
