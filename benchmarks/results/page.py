@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.report import markdown_table
 from benchmarks.results.grid import BACKENDS, INSTANT, KNOBS, MAXIMUM, OURS, THINK_S, TIME_VALUES
-from benchmarks.results.scores import Duel, best_knobs, by, duel, mean, means_by, pick
+from benchmarks.results.scores import Duel, best_knobs, by, duel, mean, means_by, pick, ratio
 from dask_adaptive.sim.trial import STATIC_BEST
 
 __all__ = ["Findings", "page"]
@@ -102,10 +102,10 @@ def _wanted_means(found: Findings) -> Iterator[tuple[str, str, str, bool]]:
 def _wanted_duels(found: Findings) -> Iterator[tuple[str, str, str, bool]]:
     for words, tuned in (("rivals with their defaults", False), ("rivals at the knob best on the tuning half", True)):
         lost = [
-            f"{rival} on {backend} at {value:g}: {fight.ratio:.3f}"
+            f"{rival} on {backend} at {value:g}: {part:.3f}"
             for backend, value in found.cells
             for rival in KNOBS
-            if (fight := _duel(found, backend, value, rival, tuned=tuned)) and fight.ratio < 1
+            if (part := ratio(*_sides(found, backend, value, rival, tuned=tuned))) is not None and part < 1
         ]
         count = f"{len(found.cells) * len(KNOBS) - len(lost)} of {len(found.cells) * len(KNOBS)} duels won"
         yield f"cheaper than {words}", "all", "; ".join([count, *lost[:8]]), not lost
@@ -121,15 +121,18 @@ def _wanted_worst(found: Findings) -> Iterator[tuple[str, str, str, bool]]:
 
 def _wanted_sessions(found: Findings) -> tuple[str, str, str, bool]:
     ratios = _session_ratios(found)
-    lost = [f"{backend}, {think}: {ratio:.2f}" for (backend, think), ratio in ratios.items() if ratio > 1.02]
+    lost = [f"{backend}, {think}: {part:.2f}" for (backend, think), part in ratios.items() if part > 1.02]
     measured = "; ".join([f"{len(ratios) - len(lost)} of {len(ratios)}", *lost])
     return "sessions best, or within 2 % of the best", "all", measured, bool(ratios) and not lost
 
 
-def _duel(found: Findings, backend: str, value: float, rival: str, *, tuned: bool) -> Duel | None:
+def _sides(
+    found: Findings, backend: str, value: float, rival: str, *, tuned: bool
+) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Our rows and theirs."""
     rows = pick(found.reported, backend=backend, time_value=value)
     knob = found.knob(backend, value, rival) if tuned else ""
-    return duel(pick(rows, policy=OURS), pick(rows, policy=rival, knob=knob))
+    return pick(rows, policy=OURS), pick(rows, policy=rival, knob=knob)
 
 
 def _where(row: Row) -> str:
@@ -179,7 +182,7 @@ def _rivals(found: Findings) -> str:
         body = [
             (
                 f"{backend}, {value:g}",
-                *(_duel_cell(_duel(found, backend, value, rival, tuned=tuned)) for rival in KNOBS),
+                *(_duel_cell(duel(*_sides(found, backend, value, rival, tuned=tuned))) for rival in KNOBS),
             )
             for backend, value in found.cells
         ]
@@ -223,10 +226,10 @@ def _losses(found: Findings) -> str:
     for (application, backend, value), rows in by(found.reported, "application", "backend", "time_value").items():
         for rival in KNOBS:
             for knob in dict.fromkeys(("", found.knob(backend, value, rival))):
-                fight = duel(pick(rows, policy=OURS), pick(rows, policy=rival, knob=knob))
-                if fight and fight.ratio < 0.98:
+                part = ratio(pick(rows, policy=OURS), pick(rows, policy=rival, knob=knob))
+                if part is not None and part < 0.98:
                     place = (application, f"{backend}, {value:g}", f"{rival} {f'({knob})' if knob else ''}".strip())
-                    lost.append((fight.ratio, place))
+                    lost.append((part, place))
     lost.sort()
     if not lost:
         return "Nowhere by more than 2 %, on the reported half."
@@ -237,7 +240,7 @@ def _losses(found: Findings) -> str:
         "rival, with its defaults or tuned, is cheaper by more than 2 %. "
         f"The {min(SHOWN, len(lost))} largest of {len(lost)} losses:"
     )
-    body = [(*place, f"{ratio:.2f}") for ratio, place in lost[:SHOWN]]
+    body = [(*place, f"{part:.2f}") for part, place in lost[:SHOWN]]
     return f"{text}\n\n{markdown_table(('application', 'manager, time value', 'rival', 'its cost / ours'), body)}"
 
 
@@ -312,8 +315,8 @@ def _sessions(found: Findings) -> str:
     scores = means_by(pick(found.sessions, knob=""), "backend", "instance", "policy")
     policies = [OURS, STATIC_BEST, *KNOBS]
     body = [
-        (f"{backend}, {name.removeprefix('session-')} s", f"{ratio:.2f}", *_cells(scores, backend, name, policies))
-        for (backend, name), ratio in ratios.items()
+        (f"{backend}, {name.removeprefix('session-')} s", f"{part:.2f}", *_cells(scores, backend, name, policies))
+        for (backend, name), part in ratios.items()
     ]
     text = (
         "Eight graphs, and somebody who thinks between them for as long as the first column says. Geometric means of "

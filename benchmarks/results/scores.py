@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Duel", "Mean", "best_knobs", "by", "duel", "interval", "mean", "means_by", "pick"]
+__all__ = ["Duel", "Mean", "best_knobs", "by", "duel", "interval", "mean", "means_by", "pick", "ratio"]
 
 Row = Mapping[str, Any]
 
@@ -102,20 +102,27 @@ def best_knobs(rows: Iterable[Row]) -> dict[tuple[str, float, str], str]:
     return {key: knob for key, (_, knob) in found.items()}
 
 
+def ratio(ours: Iterable[Row], theirs: Iterable[Row]) -> float | None:
+    """What a rival costs in parts of ours, without an interval; see ``duel``."""
+    ratios = [value for group in _pairs(ours, theirs).values() for value in group]
+    return statistics.geometric_mean(ratios) if ratios else None
+
+
 def duel(ours: Iterable[Row], theirs: Iterable[Row]) -> Duel | None:
     """Ours against a rival on the same work, manager, seed and time value; None where nothing can be paired."""
-    place = ("instance", "backend", "seed", "time_value")
-    mine = {key: rows[0] for key, rows in by(ours, *place).items()}
-    pairs = [
-        (row["application"], row["cost"] / mine[key]["cost"])
-        for key, rows in by(theirs, *place).items()
-        for row in rows
-        if key in mine
-    ]
-    if not pairs:
+    groups = _pairs(ours, theirs)
+    if not groups:
         return None
-    groups: dict[str, list[float]] = {}
-    for application, ratio in pairs:
-        groups.setdefault(application, []).append(ratio)
     low, high = interval(list(groups.values()))
-    return Duel(math.exp(statistics.fmean(math.log(ratio) for _, ratio in pairs)), low, high)
+    return Duel(statistics.geometric_mean(value for group in groups.values() for value in group), low, high)
+
+
+def _pairs(ours: Iterable[Row], theirs: Iterable[Row]) -> dict[str, list[float]]:
+    """Their cost in parts of ours, by application."""
+    place = ("instance", "backend", "seed", "time_value")
+    mine = {key: rows[0]["cost"] for key, rows in by(ours, *place).items()}
+    groups: dict[str, list[float]] = {}
+    for key, rows in by(theirs, *place).items():
+        for row in rows if key in mine else ():
+            groups.setdefault(row["application"], []).append(row["cost"] / mine[key])
+    return groups
