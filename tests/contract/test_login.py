@@ -111,15 +111,8 @@ async def test_nothing_is_made_before_it_is_needed(tmp_path: Path, monkeypatch: 
 
 async def test_who_is_given_up_while_it_connects_is_ended(tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    login = Login(
-        "nowhere",
-        options=(
-            "-F",
-            "none",
-            "-o",
-            f"ProxyCommand=sh -c 'echo $PPID > {pid}.new; mv {pid}.new {pid}; cat > /dev/null'",
-        ),
-    )
+    proxy = f"ProxyCommand=sh -c 'touch {begun}; cat > /dev/null'"
+    login = Login("nowhere", options=("-F", "none", "-o", proxy))
     connecting = asyncio.ensure_future(login.run(Call(("true",)), TIMEOUT_S))
     while not begun.exists():
         assert not connecting.done()
@@ -128,9 +121,8 @@ async def test_who_is_given_up_while_it_connects_is_ended(tmp_path: Path) -> Non
     connecting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await connecting
-    assert [] == [
-        process for process in psutil.process_iter(["cmdline"]) if f"{folder}/s" in str(process.info["cmdline"])
-    ]
+    left = [each for each in psutil.process_iter(["cmdline"]) if f"{folder}/s" in str(each.info["cmdline"])]
+    assert [] == left
     await login.aclose()
 
 
