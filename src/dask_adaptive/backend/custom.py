@@ -14,6 +14,7 @@ from dask_adaptive.model import Job, JobId, JobState, Spec
 
 __all__ = ["Custom"]
 
+AT_ONCE = 500  # ids in one command: one that goes over SSH has to fit into 128 KiB
 AWAY, FULL = 69, 75  # of sysexits.h: EX_UNAVAILABLE, it cannot be reached; EX_TEMPFAIL, there is no room now
 
 NAME, PLACE = re.compile(rf"({TAG.pattern})(?:\.(\d+))?"), re.compile(r"\{(\w+)\}")
@@ -43,7 +44,7 @@ class Custom:
         ``running``, ``ending`` or ``ended``; ``exit`` a number, or ``-``. Ended jobs may be listed or not; lines with
         names that are not ours are passed over. An exit code says that it could not look.
     cancel_command:
-        Ends jobs: the word ``{ids}`` becomes a word for each; with ``{id}`` it is run for each. A job that is gone is
+        Ends jobs: the word ``{ids}`` becomes a word for each of up to 500; with ``{id}`` it is run for each. A job that is gone is
         no error. Exit code 69: cannot be reached; another: one may live on.
     log_path:
         Where the output of a job is, with ``{tag}`` or ``{id}``. Default: where the job script writes it.
@@ -83,6 +84,13 @@ class Custom:
         places = {place for word in _words(self.cancel_command) for place in PLACE.findall(word)}
         if not places or ("ids" in places and "{ids}" not in _words(self.cancel_command)):
             raise ConfigError("cancel_command must have {ids} as a word of its own, or {id}")
+        for key in ("index", "attempt"):
+            if not isinstance(getattr(self, key), str) or not getattr(self, key):
+                raise ConfigError(f"{key} must be a word of shell, not {getattr(self, key)!r}")
+        if isinstance(self.lag_s, bool) or not isinstance(self.lag_s, int | float) or not self.lag_s >= 0:
+            raise ConfigError(f"lag_s must be a number of seconds, not {self.lag_s!r}")
+        if isinstance(self.largest, bool) or not isinstance(self.largest, int) or self.largest < 1:
+            raise ConfigError(f"largest must be a whole number of at least 1, not {self.largest!r}")
         if "count" not in PLACE.findall(" ".join(_words(self.submit_command))):
             object.__setattr__(self, "largest", 1)
 
@@ -136,10 +144,11 @@ class Custom:
         return []
 
     def cancel(self, ids: Collection[JobId]) -> Sequence[Call]:
-        """The cancel command, once for all or once for each."""
+        """The cancel command, for many at once or once for each."""
         words = _words(self.cancel_command)
         if "{ids}" in words:
-            return [Call(tuple(w for word in words for w in (ids if word == "{ids}" else (word,))))]
+            parts = [list(ids)[i : i + AT_ONCE] for i in range(0, len(ids), AT_ONCE)]
+            return [Call(tuple(w for word in words for w in (part if word == "{ids}" else (word,)))) for part in parts]
         return [Call(_filled(words, {"id": each})) for each in ids]
 
     def cancelled(self, answers: Sequence[Answer]) -> None:

@@ -149,7 +149,7 @@ class Login:
         if ended:
             return Answer(tuple(argv), int(status), stdout, err)
         if "Control socket connect" in err:  # nobody listens there any more: the next command connects anew
-            Path(self._folder, "s").unlink(missing_ok=True)
+            await asyncio.to_thread(Path(self._folder, "s").unlink, missing_ok=True)
         said = " ".join(err.split())[:300] or f"ssh ended with {code}"
         if not began and any(sentence in err for sentence in _NEVER_RUN):
             raise _away(self.host, err, argv)

@@ -67,6 +67,9 @@ def test_a_command_without_a_count_starts_one_job() -> None:
 def test_cancel_takes_all_ids_or_is_run_for_each() -> None:
     ids = [JobId("7"), JobId("8 {id}")]
     assert [("stop", "--", "7", "8 {id}")] == [call.argv for call in CUSTOM.cancel(ids)]
+    many = [JobId(str(i)) for i in range(1001)]
+    assert many == [word for call in CUSTOM.cancel(many) for word in call.argv[2:]]
+    assert [500, 500, 1] == [len(call.argv) - 2 for call in CUSTOM.cancel(many)], "a command line has an end"
     each = replace(CUSTOM, cancel_command=["stop", "job={id}"])
     assert [("stop", "job=7"), ("stop", "job=8 {id}")] == [call.argv for call in each.cancel(ids)]
 
@@ -90,6 +93,11 @@ def test_where_the_log_is() -> None:
         ({"submit_command": [1, 2]}, "submit_command must be a list of words"),
         ({"submit_command": "go 'unclosed"}, "submit_command must be a list of words"),
         ({"submit_command": 7}, "submit_command must be a list of words"),
+        ({"index": 3}, "index must be a word of shell, not 3"),
+        ({"attempt": ""}, "attempt must be a word of shell, not ''"),
+        ({"lag_s": "soon"}, "lag_s must be a number of seconds, not 'soon'"),
+        ({"lag_s": float("nan")}, "lag_s must be a number of seconds, not nan"),
+        ({"largest": 0}, "largest must be a whole number of at least 1, not 0"),
     ],
 )
 def test_a_template_that_cannot_be_filled_is_said_at_once(said: dict[str, Any], words: str) -> None:
