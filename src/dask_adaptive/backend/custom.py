@@ -44,8 +44,8 @@ class Custom:
         ``running``, ``ending`` or ``ended``; ``exit`` a number, or ``-``. Ended jobs may be listed or not; lines with
         names that are not ours are passed over. An exit code says that it could not look.
     cancel_command:
-        Ends jobs: the word ``{ids}`` becomes a word for each of up to 500; with ``{id}`` it is run for each. A job that is gone is
-        no error. Exit code 69: cannot be reached; another: one may live on.
+        Ends jobs: the word ``{ids}`` becomes a word for each of up to 500; with ``{id}`` it is run for each. A job that
+        is gone is no error. Exit code 69: cannot be reached; another: one may live on.
     log_path:
         Where the output of a job is, with ``{tag}`` or ``{id}``. Default: where the job script writes it.
     index:
