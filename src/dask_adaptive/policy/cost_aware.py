@@ -20,7 +20,7 @@ from dask_adaptive.policy.effect import Effect
 from dask_adaptive.policy.floors import count, for_clients, for_pinned, for_results, growth, memory_jobs, unique_bytes
 from dask_adaptive.policy.profile import EMPTY, Profile, Stretch, profile
 from dask_adaptive.policy.release import Idle
-from dask_adaptive.policy.remaining import Piece, remaining
+from dask_adaptive.policy.remaining import Piece, graphs_alike, remaining
 from dask_adaptive.policy.worth import Answer, Terms, answer
 
 __all__ = ["CostAware", "kinds_in"]
@@ -120,6 +120,7 @@ class CostAware:
             before = past.get("pools", {}).get(name, {})
             terms = self._terms(pool, before, pauses, view.now_s)
             profile_, ready, words = work.of(pool)
+            terms = replace(terms, time_value=self.time_value * (graphs_alike(pieces) + 1) / 2)
             terms = replace(terms, sole=not view.load.foreign.threads, quiet_s=quiet_s, rest_s=rest_s)
             effect = work.effect(pool, Effect.read(before.get("effect")), view.now_s)
             if effect.bound:

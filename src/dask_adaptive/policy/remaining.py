@@ -6,6 +6,7 @@ their own group follow in rows as wide as the group is now.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from dask_adaptive.model import Group, Load
 from dask_adaptive.policy.durations import Durations, Expected, classes, slowest
 from dask_adaptive.policy.profile import Stretch, order
 
-__all__ = ["Piece", "remaining"]
+__all__ = ["Piece", "graphs_alike", "remaining"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,28 @@ def remaining(load: Load, durations: Durations, feed_s: float = 0.0) -> list[Pie
             pieces.append(_piece(row, durations.of(row), before, feed_s))
             ends[name] = max(ends.get(name, 0.0), pieces[-1].end_s)
     return pieces
+
+
+def graphs_alike(pieces: Sequence[Piece]) -> int:
+    """How many graphs of the same kind are waited for: sets of linked groups with the same prefixes; at least 1.
+
+    Groups that nothing links may belong to one graph or to several; only those that look alike surely are several.
+    """
+    leader = {piece.group.name: piece.group.name for piece in pieces}
+
+    def find(name: str) -> str:
+        while leader[name] != name:
+            leader[name] = name = leader[leader[name]]
+        return name
+
+    for piece in pieces:
+        for before in piece.group.after:
+            if before in leader:
+                leader[find(before)] = find(piece.group.name)
+    prefixes: dict[str, set[str]] = {}
+    for piece in pieces:
+        prefixes.setdefault(find(piece.group.name), set()).add(piece.group.prefix)
+    return max(Counter(frozenset(each) for each in prefixes.values()).values(), default=1)
 
 
 def _piece(group: Group, expected: Expected, before: Sequence[float], feed_s: float) -> Piece:
