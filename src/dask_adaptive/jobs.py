@@ -239,8 +239,9 @@ class Jobs:
         life = self._lives.get(name)
         if life is None or not isinstance(outcome, str) or not outcome.strip():
             return
-        self._put(replace(life, log_tail=outcome[-4000:]), now_s)
-        end = outcome.strip().splitlines()[-1][:300]
+        tail = outcome.rstrip()[-4000:]
+        self._put(replace(life, log_tail=tail), now_s)
+        end = tail.strip().splitlines()[-1][:300]
         self._events.append(f"the log of job {name} ends with: {end}")
         health = self._health[life.pool]
         if health.reason == _failure(life):

@@ -123,6 +123,14 @@ def test_logs_are_not_told_unless_the_owner_says_so():
     assert "hunter2" in open_["pools"]["default"]["broken"]
 
 
+def test_the_end_of_a_log_is_not_told_either_when_its_job_is_forgotten():
+    one = failed_with_log("starting\n  password=hunter2")
+    ledger = told([one])
+    assert "hunter2" not in str(ledger.bulletin())
+    ledger.take(replace(one, number=1, at_s=one.at_s + 1, snapshot=replace(one.snapshot, lives={})))
+    assert "3 failures in a row; the last: died" == ledger.bulletin()["pools"]["default"]["broken"]
+
+
 def test_the_living_come_first():
     bulletin = told([record(0, {Phase.GONE: 300, Phase.READY: 1})]).bulletin()
     assert ("ready000.0", "ready") == (bulletin["jobs"][0][0], bulletin["jobs"][0][3])

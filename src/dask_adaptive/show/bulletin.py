@@ -48,6 +48,7 @@ class Ledger:
         self._phases: Counter[tuple[str, Phase]] = Counter()
         self._rounds: Counter[str] = Counter()
         self._failed: set[str] = set()
+        self._ends: set[str] = set()
         self._number = 0
 
     def take(self, record: Record) -> None:
@@ -68,8 +69,17 @@ class Ledger:
             self._of(submit.pool)["submitted"] += submit.count
         for decision in decisions_of([record]) if record.plan != NOTHING else ():
             self._number += 1
-            self.decisions.append(replace(decision, number=self._number, at_s=record.at_s))
+            reason = self._clean(snapshot)(decision.reason)
+            self.decisions.append(replace(decision, number=self._number, at_s=record.at_s, reason=reason))
             self._of(decision.pool)["more" if decision.change > 0 else "fewer"] += 1
+
+    def _clean(self, snapshot: Snapshot) -> _Clean:
+        """What makes a text fit to be told. Why a pool is broken may outlive the job whose log it quotes."""
+        if not self.logs:
+            broken = [state.broken for state in snapshot.pools.values() if state.broken]
+            quoted = {end for end in self._ends if any(end in text for text in broken)}
+            self._ends = quoted.union(_ends(snapshot.lives.values()))
+        return _Clean(self._ends)
 
     def _of(self, pool: str) -> dict[str, float]:
         return self.sums.setdefault(pool, dict.fromkeys(SUMS, 0))
@@ -93,7 +103,7 @@ class Ledger:
             return {}
         snapshot, work = record.snapshot, work_of(record.snapshot)
         self._count(snapshot)
-        clean = _Clean(() if self.logs else snapshot.lives.values())
+        clean = self._clean(snapshot)
         bulletin: dict[str, Any] = {
             "cluster": self.cluster,
             "at_s": record.at_s,
@@ -109,7 +119,7 @@ class Ledger:
             "impossible": [clean(text) for text in record.target.impossible[:10]],
             "error": clean(record.error),
             "decisions": [
-                [each.number, each.at_s, each.pool, each.before, each.after, clean(each.reason)]
+                [each.number, each.at_s, each.pool, each.before, each.after, each.reason]
                 for each in reversed(self.decisions)
             ],
         }
@@ -154,14 +164,19 @@ class Ledger:
 class _Clean:
     """Shortens a text, and takes the ends of logs out of it that a reason quotes."""
 
-    def __init__(self, lives: Iterable[Life]) -> None:
-        tails = {life.log_tail for life in lives if life.log_tail.strip()}
-        self._ends = {tail.strip().splitlines()[-1][:300] for tail in tails}
+    def __init__(self, ends: Iterable[str]) -> None:
+        self._ends = tuple(ends)
 
     def __call__(self, text: str) -> str:
         for end in self._ends:
             text = text.replace(f" ({end})", "")
         return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 4]} ..."
+
+
+def _ends(lives: Iterable[Life]) -> set[str]:
+    """The last lines of the logs of these jobs, as reasons quote them."""
+    tails = {life.log_tail for life in lives if life.log_tail.strip()}
+    return {tail.strip().splitlines()[-1][:300] for tail in tails}
 
 
 def _startup(startup: Startup) -> dict[str, list[float]]:
