@@ -13,7 +13,7 @@ from dask_adaptive.model import Group, Load
 from dask_adaptive.policy.durations import Durations, classes, remembered, slowest
 from dask_adaptive.policy.profile import Profile, Stretch, order, profile
 from dask_adaptive.policy.release import Idle, rental
-from dask_adaptive.policy.remaining import remaining
+from dask_adaptive.policy.remaining import graphs_alike, remaining
 from dask_adaptive.policy.worth import Terms, margin, worthwhile
 
 lengths = st.floats(0.1, 100.0)
@@ -157,6 +157,17 @@ def test_tasks_that_wait_for_their_own_group_follow_in_rows() -> None:
     (piece,) = remaining(load, Durations({}, 5.0))
     assert 500.0 == profile(piece.stretches).shortest_s
     assert 1.0 == profile(piece.stretches).width
+
+
+def test_graphs_of_a_kind_are_counted_and_parts_of_one_are_not() -> None:
+    def pieces(*some: Group) -> int:
+        return graphs_alike(remaining(Load(0.0, some), Durations({}, 5.0)))
+
+    one = [Group("load-0", "load", ready=3), Group("sum-0", "sum", waiting=1, after=("load-0",))]
+    two = [Group("load-1", "load", ready=3), Group("sum-1", "sum", waiting=1, after=("load-1",))]
+    other = [Group("fetch-0", "fetch", ready=1)]
+    assert (1, 1, 2, 2) == (pieces(), pieces(*one, *other), pieces(*one, *two), pieces(*one, *two, *other))
+    assert 3 == pieces(*(Group(f"request-{number}", "request", ready=1) for number in range(3)))
 
 
 # --- worth ---

@@ -29,7 +29,6 @@ _PAUSES = 16
 _RECOVERY_S = 600.0
 _LEAST_LOOK_S = 0.1
 _SURE = 0.8
-_QUICK_S = 0.5
 _SETTLE_S = 0.1
 _ROUNDING_S = 1e-3
 
@@ -44,12 +43,11 @@ class CostAware:
     memory:
         Part of a worker's memory limit that results may fill, 0 to 1; default 0.6.
     unknown_s:
-        Run time in seconds of a task of an unknown kind while nothing at all is known; default 5, and at most half a
-        second more than a start takes.
+        Run time in seconds of a task of an unknown kind while nothing at all is known; default 5.
     startup_s:
         Seconds until a job serves, while no job of the pool ever did; default 2.
     launch_s:
-        What a start costs besides the time that is billed for it, in seconds of the job; default 2.
+        What a start costs besides the time that is billed for it, in seconds of the job; default 3.
     feed_s:
         How long the scheduler is busy for one task: it keeps run time / ``feed_s`` threads busy; default 0.5 ms.
     history:
@@ -78,7 +76,7 @@ class CostAware:
         memory: float = 0.6,
         unknown_s: float = 5.0,
         startup_s: float = 2.0,
-        launch_s: float = 2.0,
+        launch_s: float = 3.0,
         feed_s: float = 0.0005,
         history: Mapping[str, float] | None = None,
         truth: Mapping[str, float] | None = None,
@@ -108,7 +106,7 @@ class CostAware:
     def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """The size at which one more job would cost more than it is worth, and one fewer would save less."""
         kinds = remembered(past.get("kinds", self.history), view.load)
-        pieces = remaining(view.load, Durations(kinds, self._unknown_s(view), self.truth), self.feed_s)
+        pieces = remaining(view.load, Durations(kinds, self.unknown_s, self.truth), self.feed_s)
         pauses, quiet_s = _pauses(past, quiet=not pieces, now_s=view.now_s)
         rest_s = max((piece.end_s for piece in pieces), default=0.0)
         work = _Work(view, pieces)
@@ -138,11 +136,6 @@ class CostAware:
         ordered = for_clients({pool.pool.name: wants[pool.pool.name] for pool in view.pools}, view)
         target = Target(ordered, min(looks, default=None), tuple(work.declined), tuple(work.impossible))
         return target, {"kinds": kinds, "pauses": pauses, "quiet_s": quiet_s, "pools": pools}
-
-    def _unknown_s(self, view: View) -> float:
-        """Run time of a task of which nothing is known: who has to wait for a start does not do so for less."""
-        starts = [pool.startup.quantile_s(0.5, self.startup_s) for pool in view.pools]
-        return min(self.unknown_s, _QUICK_S + min(starts, default=0.0))
 
     def _terms(self, pool: PoolView, before: Mapping[str, Any], pauses: Sequence[float], now_s: float) -> Terms:
         """What the size of this pool depends on, work aside."""
