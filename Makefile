@@ -8,7 +8,7 @@ OLDEST ?= .venv-oldest
 OLDEST_DASK := 2025.11.0
 MEETS_DASK := $(wildcard $(foreach what,engine cluster dropin page,tests/end_to_end/test_$(what)*.py))
 
-.PHONY: demo test test-oldest check format bench sim docs screenshot clean
+.PHONY: demo test test-oldest check format bench results believable sim docs screenshot clean
 
 demo: $(STAMP)  ## the main job on this machine, with its picture and table in build/demo
 	$(BIN)/dask adaptive demo --output build/demo
@@ -32,6 +32,12 @@ format: $(STAMP)  ## write the format that `check` asks for
 
 bench: $(STAMP)  ## benchmarks, as ratios against rivals in the same run
 	$(BIN)/python -m benchmarks.run --output build/bench $(ARGS)
+
+results: $(STAMP)  ## docs/results.md, about an hour; WORKFLOWS=FOLDER for WfFormat files, ARGS=--quick for minutes
+	$(BIN)/python -m benchmarks.results $(if $(WORKFLOWS),--workflows "$(WORKFLOWS)") $(ARGS)
+
+believable: $(STAMP)  ## the same graphs for real and simulated; writes the table into docs/simulator.md
+	$(BIN)/python -m benchmarks.believable --docs $(ARGS)
 
 sim: $(STAMP)  ## ten thousand made-up worlds in which everything goes wrong
 	$(BIN)/python -m dask_adaptive.sim.fuzz $(ARGS)

@@ -19,12 +19,13 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dask
+import dask.order
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from distributed import Client, Worker
 
@@ -72,13 +73,15 @@ GRAPHS: Mapping[str, Callable[[], Workload]] = {
 class Measured:
     """What came of a run: seconds from the first submission to the last result, and billed until then; jobs started.
 
-    ``start_s``: how long a job took from the request until its worker served, in the median.
+    ``start_s``: how long a job took from the request until its worker served, in the median; ``end_s``: from the order
+    to close until it had ended.
     """
 
     makespan_s: float
     worker_s: float
     starts: int
     start_s: float
+    end_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -103,8 +106,18 @@ class Place:
     begun_s: float = field(default_factory=time.monotonic)
     served_s: float | None = None
     ended_s: float | None = None
-    worker: Worker | None = None
+    worker: Timed | None = None
     life: asyncio.Task[None] | None = None
+
+
+class Timed(Worker):
+    """Keeps when it was told to close."""
+
+    closing_s: float | None = None
+
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
+        self.closing_s = self.closing_s or time.monotonic()
+        return await super().close(*args, **kwargs)
 
 
 class Delayed:
@@ -133,7 +146,7 @@ class Delayed:
             await asyncio.sleep(self.delay_s)
             options = {"nthreads": shape.threads, "resources": dict(shape.resources), "memory_limit": 0}
             name = worker_name(place.name, 0)
-            worker = Worker(batch.spec.scheduler, name=name, host="127.0.0.1", dashboard=False, **options)
+            worker = Timed(batch.spec.scheduler, name=name, host="127.0.0.1", dashboard=False, **options)
             place.worker = await worker
             place.served_s = time.monotonic()
             await worker.finished()
@@ -172,8 +185,8 @@ def nap(seconds: float, *_: Any) -> float:
 
 def dask_graph(graph: Graph, number: int) -> tuple[HighLevelGraph, list[tuple[str, int]]]:
     """The same graph for Dask, with the same groups, and the keys of the tasks that no other task takes a result of."""
-    names = [f"{letters(group.prefix)}-{number:04x}{index:04x}{'0' * 24}" for index, group in enumerate(graph.groups)]
-    keys = [(names[group], index) for index, group in enumerate(graph.group)]
+    names = [name_of(graph, number, group) for group in range(len(graph.groups))]
+    keys = [key_of(graph, number, index) for index in range(len(graph))]
     layers: dict[str, dict[Any, Any]] = {name: {} for name in names}
     needs: dict[str, set[str]] = {name: set() for name in names}
     for key, run_s, parents in zip(keys, graph.run_s, graph.parents, strict=True):
@@ -182,6 +195,16 @@ def dask_graph(graph: Graph, number: int) -> tuple[HighLevelGraph, list[tuple[st
     taken = {parent for parents in graph.parents for parent in parents}
     made = {name: MaterializedLayer(layer) for name, layer in layers.items()}
     return HighLevelGraph(made, needs), [key for index, key in enumerate(keys) if index not in taken]
+
+
+def key_of(graph: Graph, number: int, index: int) -> tuple[str, int]:
+    """The key of a task."""
+    return name_of(graph, number, graph.group[index]), index
+
+
+def name_of(graph: Graph, number: int, group: int) -> str:
+    """The name of a group, which Dask sees the prefix in."""
+    return f"{letters(graph.groups[group].prefix)}-{number:04x}{group:04x}{'0' * 24}"
 
 
 def letters(prefix: str) -> str:
@@ -222,15 +245,33 @@ async def run_real(workload: Workload, delay_s: float) -> Measured:
         places = list(backend.places.values())
         billed_s = sum(min(end_s, place.ended_s or end_s) - place.begun_s for place in places if place.begun_s < end_s)
         starts = [place.served_s - place.begun_s for place in places if place.served_s is not None]
-        return Measured(end_s - begun_s, billed_s, len(places), statistics.median(starts))
+        ends = [
+            place.ended_s - place.worker.closing_s
+            for place in places
+            if place.ended_s and place.worker is not None and place.worker.closing_s
+        ]
+        median = statistics.median
+        return Measured(end_s - begun_s, billed_s, len(places), median(starts), median(ends or [0.0]))
 
 
-def run_simulated(workload: Workload, start_s: float) -> Measured:
-    """The same run in the made-up world, with jobs that take as long to start."""
-    setting = Setting(Site("delayed", start=Constant(start_s)), maximum=MAXIMUM)
-    setting = Setting(setting.site, shape=equipped(setting.shape, workload), maximum=MAXIMUM)
+def in_dask_order(graph: Graph) -> Graph:
+    """The same graph, its tasks in the order in which Dask would begin them on one thread."""
+    made, _ = dask_graph(graph, 0)
+    places = dask.order.order(dict(made))
+    order = sorted(range(len(graph)), key=lambda index: places[key_of(graph, 0, index)])
+    new = {old: index for index, old in enumerate(order)}
+    parents = [[new[parent] for parent in graph.parents[old]] for old in order]
+    group, run_s, nbytes = ([column[old] for old in order] for column in (graph.group, graph.run_s, graph.nbytes))
+    return Graph(graph.groups, group, run_s, parents, nbytes)
+
+
+def run_simulated(workload: Workload, start_s: float, end_s: float = 0.0) -> Measured:
+    """The same run in the made-up world, with jobs that take as long to start and to end."""
+    workload = replace(workload, graphs=tuple(in_dask_order(graph) for graph in workload.graphs))
+    site = Site("delayed", start=Constant(start_s), end_s=end_s)
+    setting = Setting(site, shape=equipped(Setting(site).shape, workload), maximum=MAXIMUM)
     outcome = simulate(workload, standard(CostAware(), WAIT_S), setting)
-    return Measured(outcome.makespan_s, outcome.billed_s, outcome.starts, start_s)
+    return Measured(outcome.makespan_s, outcome.billed_s, outcome.starts, start_s, end_s)
 
 
 # --- the comparison --------------------------------------------------------------------------------------------
@@ -333,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     real = asyncio.run(all_real(runs, options.parallel))
     table = compared(
         [
-            Pair(name, delay_s, each, run_simulated(GRAPHS[name](), each.start_s))
+            Pair(name, delay_s, each, run_simulated(GRAPHS[name](), each.start_s, each.end_s))
             for (name, delay_s), each in zip(runs, real, strict=True)
         ]
     )
