@@ -143,7 +143,7 @@ def demo(output: Path, files: int, maximum: int | None) -> None:
 
 @adaptive.command(
     epilog=_examples(
-        "dask adaptive simulate workflow.json.gz --backend cloud --policy target-duration --policy dask",
+        "dask adaptive simulate workflow.json.gz --backend cloud --policy cost-aware --policy dask",
         "dask adaptive simulate map-reduce session --backend local --backend 120+5 --maximum 50",
         "dask adaptive simulate workflow.json --seeds 1 --json runs.json --picture runs.html",
     )
@@ -161,7 +161,7 @@ def demo(output: Path, files: int, maximum: int | None) -> None:
     "--policy",
     "policies",
     multiple=True,
-    default=("target-duration", "dask"),
+    default=("cost-aware", "dask"),
     show_default=True,
     metavar="NAME",
     help="When and how many; rivals too.",

@@ -44,7 +44,7 @@ class Question:
 
     works: tuple[str, ...]
     backends: tuple[str, ...] = ("local",)
-    policies: tuple[str, ...] = ("target-duration", "dask")
+    policies: tuple[str, ...] = ("cost-aware", "dask")
     time_value: float = 10.0
     maximum: int = 100
     seeds: int = 5
