@@ -174,6 +174,8 @@ def _end(about: Mapping[str, str], comment: str) -> tuple[int | None, str]:
     """Exit code and reason. A status over 256 is a signal, a negative one says why PBS ended the job."""
     if not (said := about.get("Exit_status", about.get("exit_status", ""))):
         return None, comment or "deleted before it ran"
+    if not re.fullmatch(r"-?\d+", said):
+        raise Garbled(f"qstat shows the exit status {said!r}, which is no number")
     if (status := int(said)) < 0:
         return None, OWN.get(status, f"ended by the batch system (status {status})")
     code = status if status <= 256 else 256 - status
@@ -196,4 +198,5 @@ def _failure(answer: Answer, kind: type[Rejected | NoCapacity | Unavailable]) ->
 def _paragraphs(answer: Answer) -> Mapping[str, Mapping[str, str]]:
     """The long form: a paragraph for each job, long lines folded; of a name that is there twice the first counts."""
     jobs = [each.split("\n") for each in re.split(r"^Job Id: ", answer.stdout.replace("\n\t", ""), flags=re.M)[1:]]
-    return {key: dict(line.strip().split(" = ", 1) for line in lines[::-1] if " = " in line) for key, *lines in jobs}
+    said = {key: (line.partition(" = ") for line in lines[::-1] if " = " in line) for key, *lines in jobs}
+    return {key: {name.strip(): value.strip() for name, _, value in about} for key, about in said.items()}

@@ -205,6 +205,20 @@ def test_a_variable_of_a_stranger_does_not_break_the_list() -> None:
     assert (JobId("26.pbshost"), "abcd1234.0") == (job.id, job.name)
 
 
+def test_a_variable_without_a_value_does_not_break_the_list() -> None:
+    listed = said("status-pending-f")
+    text = listed.stdout.replace("    job_state = Q\n", "    comment = \n    job_state = Q\n")
+    assert text != listed.stdout
+    (job,) = PBS.queried([replace(listed, stdout=text)])
+    assert (JobState.QUEUED, "") == (job.state, job.reason)
+
+
+def test_an_exit_status_that_is_no_number_is_not_understood() -> None:
+    ended = said("status-failed-xf")
+    with pytest.raises(Garbled, match="the exit status 'three', which is no number"):
+        PBS.recalled([replace(ended, stdout=ended.stdout.replace("Exit_status = 3", "Exit_status = three"))])
+
+
 # --- how jobs ended ------------------------------------------------------------------------------------------------
 
 
