@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from dask_adaptive.errors import ConfigError
+from dask_adaptive.recording import FORMAT
 from dask_adaptive.sim.workload import Graph, GraphBuilder, Release, Workload
 
 __all__ = ["is_recorded", "read_recorded"]
-
-FORMAT = "dask-adaptive run 1"
 
 
 def is_recorded(path: Path | str) -> bool:
