@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from dask_adaptive.policy.cost_aware import CostAware
 from dask_adaptive.sim import shapes
 from dask_adaptive.sim.site import Constant, Site
 from dask_adaptive.sim.trial import WAIT_S, equipped
-from dask_adaptive.sim.workload import Graph, Workload
+from dask_adaptive.sim.workload import Graph, Release, Workload
 from dask_adaptive.sim.world import Setting, simulate
 
 __all__ = ["GRAPHS", "Measured", "Pair", "apart", "compared", "placed", "run_real", "run_simulated"]
@@ -50,6 +50,9 @@ BEGIN, END = "<!-- believable: written by python -m benchmarks.believable --docs
 MAXIMUM = 8
 SEED = 1
 LIMIT_S = 150.0
+BEFORE_S = 0.5
+"""How long a cluster is there before anything is asked of it: policies remember pauses."""
+
 DELAYS_S = (1.0, 3.0)
 
 GRAPHS: Mapping[str, Callable[[], Workload]] = {
@@ -240,7 +243,7 @@ async def run_real(workload: Workload, delay_s: float) -> Measured:
         cluster = await stack.enter_async_context(Cluster(backend, asynchronous=True, security=False, **options))
         client = await stack.enter_async_context(Client(cluster, asynchronous=True, set_as_default=False))
         cluster.adapt(minimum=0, maximum=MAXIMUM, interval="1s")
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(BEFORE_S)
         begun_s, end_s = await asyncio.wait_for(submit_all(workload, client), LIMIT_S)
         places = list(backend.places.values())
         billed_s = sum(min(end_s, place.ended_s or end_s) - place.begun_s for place in places if place.begun_s < end_s)
@@ -267,7 +270,8 @@ def in_dask_order(graph: Graph) -> Graph:
 
 def run_simulated(workload: Workload, start_s: float, end_s: float = 0.0) -> Measured:
     """The same run in the made-up world, with jobs that take as long to start and to end."""
-    workload = replace(workload, graphs=tuple(in_dask_order(graph) for graph in workload.graphs))
+    releases = [Release(each.wait_s + (0 if each.thinking else BEFORE_S), each.thinking) for each in workload.releases]
+    workload = Workload(workload.name, tuple(in_dask_order(graph) for graph in workload.graphs), tuple(releases))
     site = Site("delayed", start=Constant(start_s), end_s=end_s)
     setting = Setting(site, shape=equipped(Setting(site).shape, workload), maximum=MAXIMUM)
     outcome = simulate(workload, standard(CostAware(), WAIT_S), setting)
