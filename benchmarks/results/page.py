@@ -27,8 +27,8 @@ SHOWN = 20
 """Longest lists."""
 
 CLOCK_WORDS = (
-    f"A bound that is too low: of work that comes by the clock ({', '.join(CLOCKED)}) it charges neither idle time nor a "
-    "second start, as no pause between graphs is certain. The last columns leave such work out."
+    f"A bound that is too low: of work that comes by the clock ({', '.join(CLOCKED)}) it charges neither idle time "
+    "nor a second start, as no pause between graphs is certain. The last columns leave such work out."
 )
 
 
