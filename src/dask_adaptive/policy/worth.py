@@ -269,7 +269,7 @@ class _Stay:
         even_s = terms.absence_s(rank)
         wait_s, pause_s = rental(terms.pauses, even_s)
         if terms.quiet_s is not None:
-            return max(least_s, wait_s - (terms.now_s - terms.quiet_s))
+            return max(least_s, min(wait_s - (terms.now_s - terms.quiet_s), 2 * even_s - idle_s))
         return max(least_s, even_s - idle_s) if self._rest_s + pause_s < even_s else least_s
 
     def words(self, rank: int) -> str:
