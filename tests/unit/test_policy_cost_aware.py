@@ -441,3 +441,15 @@ def test_it_stays_within_the_limits() -> None:
     assert 3 == jobs(standard(CostAware(), 3.0), seen)
     least = replace(pool(), pool=replace(pool().pool, limits=Limits(2, 5)))
     assert 2 == jobs(standard(CostAware(), 3.0), view(least))
+
+
+def test_tasks_of_another_kind_do_not_wait_for_what_runs_long() -> None:
+    """The work would end no sooner; somebody may wait for them all the same."""
+    long = Group("long", "long", ready=1, running=1, oldest_s=3600.0)
+    quick = Group("quick", "quick", ready=30, mean_s=0.001, spread_s=0.0, done=100)
+    busy = pool(1, idle=0)
+    want = decided(CostAware(), view(busy, groups=(long, quick))).pools["default"]
+    assert 2 == want.jobs
+    assert "1 job more for tasks that would wait" in want.reason
+    assert 1 == jobs(CostAware(), view(busy, groups=(replace(long, oldest_s=0.0, mean_s=0.2), quick)))
+    assert 1 == jobs(CostAware(), view(busy, groups=(long, replace(quick, running=1, ready=1))))

@@ -17,10 +17,19 @@ from dask_adaptive.model import Past, PoolView, Target, View, Want
 from dask_adaptive.policy.demand import THREADS, impossible_words, number, pinned_words, shares
 from dask_adaptive.policy.durations import GUESSED, Durations, remembered
 from dask_adaptive.policy.effect import Effect
-from dask_adaptive.policy.floors import count, for_clients, for_pinned, for_results, growth, memory_jobs, unique_bytes
+from dask_adaptive.policy.floors import (
+    count,
+    for_clients,
+    for_pinned,
+    for_results,
+    for_starved,
+    growth,
+    memory_jobs,
+    unique_bytes,
+)
 from dask_adaptive.policy.profile import EMPTY, Profile, Stretch, profile
 from dask_adaptive.policy.release import Idle
-from dask_adaptive.policy.remaining import Piece, graphs_alike, remaining
+from dask_adaptive.policy.remaining import Piece, graphs_alike, remaining, starved_s
 from dask_adaptive.policy.worth import Answer, Terms, answer
 
 __all__ = ["CostAware", "kinds_in"]
@@ -129,6 +138,9 @@ class CostAware:
             work.declined += [f"{name}: {sentence}" for sentence in refused]
             to_hold = unique_bytes(pool, view.load) * growth(view.load)
             want = for_pinned(_for_paused(found.want, pool), pool, view.load)
+            start_s = terms.queued_s + terms.billed_s
+            start_s += terms.rate * (terms.billed_s + terms.launch_s) / self.time_value
+            want = for_starved(want, pool, work.starved_s(pool), start_s)
             wants[name] = for_results(want, memory_jobs(pool, to_hold, self.memory))
             terms = _peaked(terms, found, profile_, fresh=past.get("quiet_s") is not None)
             pools[name] = {**_remembered(before, pool, terms, found, view.now_s), "effect": effect.plain()}
@@ -235,6 +247,10 @@ class _Work:
         """What jobs of this pool bring to the work that they do."""
         mine = [piece.group for piece, able in self._left if pool.pool.name in able and piece.group.running]
         return before.now(mine, pool.ready, pool.ready * pool.pool.shape.job_threads, now_s)
+
+    def starved_s(self, pool: PoolView) -> float:
+        """How long tasks that this pool may run wait for what runs."""
+        return starved_s([piece for piece, able in self._left if pool.pool.name in able])
 
     def taken(self, pool: PoolView, spare: float) -> None:
         """A pool does all the work it may but for a part of it."""

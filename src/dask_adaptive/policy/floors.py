@@ -18,6 +18,7 @@ __all__ = [
     "for_clients",
     "for_pinned",
     "for_results",
+    "for_starved",
     "growth",
     "memory_jobs",
     "unique_bytes",
@@ -73,6 +74,14 @@ def count(amount: int, noun: str) -> str:
 def bytes_text(amount: float) -> str:
     """A number of bytes for a sentence."""
     return f"{number(amount / 1e9)} GB" if amount >= 1e9 else f"{number(amount / 1e6)} MB"
+
+
+def for_starved(want: Want, pool: PoolView, wait_s: float, worth_s: float) -> Want:
+    """One job more than are busy for tasks that wait ``wait_s`` for a thread, if that is longer than ``worth_s``."""
+    jobs = pool.ready - pool.idle + 1
+    if not pool.ready or wait_s <= worth_s or want.jobs >= jobs:
+        return want
+    return Want(jobs, f"{want.reason}; 1 job more for tasks that would wait {number(wait_s)} s for what runs")
 
 
 def for_pinned(want: Want, pool: PoolView, load: Load) -> Want:

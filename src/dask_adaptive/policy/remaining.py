@@ -14,7 +14,7 @@ from dask_adaptive.model import Group, Load
 from dask_adaptive.policy.durations import Durations, Expected, classes, slowest
 from dask_adaptive.policy.profile import Stretch, order
 
-__all__ = ["Piece", "graphs_alike", "remaining"]
+__all__ = ["Piece", "graphs_alike", "remaining", "starved_s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,18 @@ def remaining(load: Load, durations: Durations, feed_s: float = 0.0) -> list[Pie
             pieces.append(_piece(row, durations.of(row), before, feed_s))
             ends[name] = max(ends.get(name, 0.0), pieces[-1].end_s)
     return pieces
+
+
+def starved_s(pieces: Sequence[Piece]) -> float:
+    """Seconds until a thread is free for tasks of a kind none of which runs; 0 while others of what runs are to follow.
+
+    The end of the work may be the same with and without them, but somebody may wait for them.
+    """
+    running = [piece for piece in pieces if piece.group.running]
+    waiting = any(each.group.ready and not each.group.running and not each.group.pinned for each in pieces)
+    if not waiting or not running or any(each.group.ready > each.group.running for each in running):
+        return 0.0
+    return min(each.expected.left_s / each.group.running for each in running)
 
 
 def graphs_alike(pieces: Sequence[Piece]) -> int:
