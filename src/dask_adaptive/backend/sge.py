@@ -1,7 +1,7 @@
 """The language of Grid Engine: SGE, Son of Grid Engine, Univa's and Altair's. Pure.
 
-Jobs are always arrays, a single one too, so that each has an id such as ``9.1``. A job leaves the list the moment it
-ends; how it ended is written to the accounting file some seconds later. Without ``-notify`` jobs are killed unwarned.
+Jobs are always arrays, with ids such as ``9.1``. What ended leaves the list at once; the accounting file tells how,
+some seconds later. Without ``-notify`` jobs are killed unwarned.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ REFUSALS = {
     re.compile(r"only \d+ jobs are allowed per"): NoCapacity,
 }
 GONE = re.compile("does not exist|already in deletion|has registered|has deleted")
+WORDS, ENDED = ("taskid", "jobnumber", "exit_status", "failed"), re.compile(r"[1-9]\d* \d+ \d+(?!\w).* \d")
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,10 @@ class Sge:
 
     def recalled(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """The last word on each task: one that was started again has several."""
-        records = re.split("(?m)^=+$", "\n".join(answer.stdout for answer in answers))
-        told = [{line[:13].strip(): line[13:].strip() for line in record.splitlines()} for record in records]
-        jobs = [_ended(words) for words in told if words.get("taskid", "").isdigit()]
-        return list({job.id: job for job in jobs}.values())
+        said = re.split("(?m)^=+$", "\n".join(answer.stdout for answer in answers))
+        told = ({line[:13].strip(): line[13:].strip() for line in record.splitlines()} for record in said)
+        whole = [each for each in told if ENDED.match(" ".join(each.get(word, "-") for word in WORDS))]
+        return list({(job := _ended(words)).id: job for words in whole}.values())
 
     def cancel(self, ids: Collection[JobId]) -> Sequence[Call]:
         """What is no id of ours is not said: it would be taken for the name of somebody's job."""
@@ -195,5 +196,5 @@ def _ended(words: Mapping[str, str]) -> Job:
     code, (failed, _, reason) = int(words["exit_status"].split()[0]), words["failed"].partition(":")
     if failed.strip() == "100" and code > 128:
         reason = f"killed by signal {code - 128}"
-    job, name = f"{words['jobnumber']}.{words['taskid']}", f"{words['jobname']}.{int(words['taskid']) - 1}"
+    job, name = f"{words['jobnumber']}.{words['taskid']}", f"{words.get('jobname')}.{int(words['taskid']) - 1}"
     return Job(JobId(job), name, JobState.ENDED, reason.strip(), code if code or failed.strip() == "0" else None)

@@ -12,7 +12,10 @@ from tests.recorded import answer, cases
 
 from dask_adaptive.backend.dialect import Answer, Dialect
 from dask_adaptive.backend.htcondor import HTCondor
+from dask_adaptive.backend.lsf import Lsf
 from dask_adaptive.backend.pbs import Pbs
+from dask_adaptive.backend.sge import Sge
+from dask_adaptive.backend.slurm import Slurm
 from dask_adaptive.backend.torque import Torque
 from dask_adaptive.errors import BackendError
 
@@ -21,6 +24,9 @@ SPOKEN: dict[str, tuple[Dialect, str]] = {
     "openpbs": (Pbs(history=True), "STDIN"),
     "torque": (Torque(), "STDIN"),
     "htcondor": (HTCondor(), "dask-worker"),
+    "lsf": (Lsf(), "STDIN"),
+    "sge": (Sge(), "STDIN"),
+    "slurm": (Slurm(), "wrap"),
 }
 ODD = ("", " ", "\n", "\t", "\0", " = ", "-", "7", "٣", "[", "{", "<", "null", '"')
 
@@ -42,10 +48,10 @@ def damaged(text: str, rng: random.Random) -> str:
 def understood(dialect: Dialect, said: Answer) -> None:
     ways: tuple[Callable[[], object], ...] = (
         lambda: dialect.submitted(said, 3),
-        lambda: dialect.queried([said]),
+        lambda: dialect.queried([said] * len(dialect.query("tester"))),
         lambda: dialect.recalled([said]),
         lambda: dialect.cancelled([said]),
-        lambda: dialect.probed([said]),
+        lambda: dialect.probed([said] * len(dialect.probe())),
     )
     for way in ways:
         with suppress(BackendError):
