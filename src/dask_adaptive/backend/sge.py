@@ -11,7 +11,6 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
 from dask_adaptive.errors import Ambiguous, Garbled, NoCapacity, Rejected, Unavailable
@@ -45,7 +44,7 @@ class Sge:
         The resource by which GPUs are asked for.
     """
 
-    options: ClassVar[tuple[str, ...]] = ("parallel_environment", "memory_resource", "gpu_resource")
+    options = ("parallel_environment", "memory_resource", "gpu_resource")
     parallel_environment: str = ""
     memory_resource: str = "mem_free"
     gpu_resource: str = "gpu"
