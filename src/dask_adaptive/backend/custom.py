@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
-from dask_adaptive.errors import BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable, nearest
+from dask_adaptive.backend.templates import PLACE, Template, check_template, filled, words_of
+from dask_adaptive.errors import BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Spec
 
 __all__ = ["Custom"]
@@ -17,7 +17,7 @@ __all__ = ["Custom"]
 AT_ONCE = 500  # ids in one command: one that goes over SSH has to fit into 128 KiB
 AWAY, FULL = 69, 75  # of sysexits.h: EX_UNAVAILABLE, it cannot be reached; EX_TEMPFAIL, there is no room now
 
-NAME, PLACE = re.compile(rf"({TAG.pattern})(?:\.(\d+))?"), re.compile(r"\{(\w+)\}")
+NAME = re.compile(rf"({TAG.pattern})(?:\.(\d+))?")
 ASKED = ("cores", "memory_mb", "gpus", "nodes", "walltime_s", "queue", "account")
 PLACES: Mapping[str, Collection[str]] = {
     "submit_command": ("tag", "count", "last", "script", *ASKED),
@@ -65,9 +65,9 @@ class Custom:
         "cancel_command": ["my-queue", "cancel", "{ids}"],
     }
 
-    submit_command: Sequence[str] | str = ()
-    list_command: Sequence[str] | str = ()
-    cancel_command: Sequence[str] | str = ()
+    submit_command: Template = ()
+    list_command: Template = ()
+    cancel_command: Template = ()
     log_path: str = ""
     index: str = "${DASK_ADAPTIVE_INDEX:-0}"
     attempt: str = "$(date +%s)"
@@ -80,9 +80,9 @@ class Custom:
 
     def __post_init__(self) -> None:
         for key, known in PLACES.items():
-            _check(key, getattr(self, key), known)
-        places = {place for word in _words(self.cancel_command) for place in PLACE.findall(word)}
-        if not places or ("ids" in places and "{ids}" not in _words(self.cancel_command)):
+            check_template(key, getattr(self, key), known, needed=key != "log_path")
+        places = {place for word in words_of(self.cancel_command) for place in PLACE.findall(word)}
+        if not places or ("ids" in places and "{ids}" not in words_of(self.cancel_command)):
             raise ConfigError("cancel_command must have {ids} as a word of its own, or {id}")
         for key in ("index", "attempt"):
             if not isinstance(getattr(self, key), str) or not getattr(self, key):
@@ -91,7 +91,7 @@ class Custom:
             raise ConfigError(f"lag_s must be a number of seconds, not {self.lag_s!r}")
         if isinstance(self.largest, bool) or not isinstance(self.largest, int) or self.largest < 1:
             raise ConfigError(f"largest must be a whole number of at least 1, not {self.largest!r}")
-        if "count" not in PLACE.findall(" ".join(_words(self.submit_command))):
+        if "count" not in PLACE.findall(" ".join(words_of(self.submit_command))):
             object.__setattr__(self, "largest", 1)
 
     def probe(self) -> Sequence[Call]:
@@ -110,9 +110,9 @@ class Custom:
         """The submit command; the script is a private file where its path is asked for."""
         if spec.request.directives:
             raise Rejected("directives have no place in commands of your own: say it in submit_command")
-        filled = _filled(self.submit_command, {"tag": tag, "count": count, "last": count - 1, **_asked(spec)})
-        placed = any("{script}" in word for word in filled)
-        return Call(filled, files={"script": script}) if placed else Call(filled, stdin=script)
+        words = filled(self.submit_command, {"tag": tag, "count": count, "last": count - 1, **_asked(spec)})
+        placed = any("{script}" in word for word in words)
+        return Call(words, files={"script": script}) if placed else Call(words, stdin=script)
 
     def submitted(self, answer: Answer, count: int) -> Sequence[JobId]:
         """A line, an id."""
@@ -125,7 +125,7 @@ class Custom:
 
     def query(self, user: str) -> Sequence[Call]:
         """The list command."""
-        return [Call(_filled(self.list_command, {"user": user}))]
+        return [Call(filled(self.list_command, {"user": user}))]
 
     def queried(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """The jobs with a name of ours."""
@@ -145,11 +145,11 @@ class Custom:
 
     def cancel(self, ids: Collection[JobId]) -> Sequence[Call]:
         """The cancel command, for many at once or once for each."""
-        words = _words(self.cancel_command)
+        words = words_of(self.cancel_command)
         if "{ids}" in words:
             parts = [list(ids)[i : i + AT_ONCE] for i in range(0, len(ids), AT_ONCE)]
             return [Call(tuple(w for word in words for w in (part if word == "{ids}" else (word,)))) for part in parts]
-        return [Call(_filled(words, {"id": each})) for each in ids]
+        return [Call(filled(words, {"id": each})) for each in ids]
 
     def cancelled(self, answers: Sequence[Answer]) -> None:
         """Any exit code says that a job may live on."""
@@ -160,27 +160,6 @@ class Custom:
         """Where it was said to be, else where the job script writes it."""
         tag = log.rpartition("/")[2].partition(".")[0]
         return PLACE.sub(lambda place: {"id": id, "tag": tag}[place[1]], self.log_path) or log
-
-
-def _words(command: Sequence[str] | str) -> tuple[str, ...]:
-    return tuple(shlex.split(command) if isinstance(command, str) else command)
-
-
-def _check(key: str, said: Sequence[str] | str, known: Collection[str]) -> None:
-    try:
-        words = _words(said)
-        unknown = [place for word in words for place in PLACE.findall(word) if place not in known]
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key} must be a list of words, not {said!r}") from error
-    if not words and key != "log_path":
-        raise ConfigError(f"{key} must be said: a list of words, without a shell")
-    if unknown:
-        raise ConfigError(f"{key} has no {{{unknown[0]}}}; {nearest(unknown[0], known)}")
-
-
-def _filled(command: Sequence[str] | str, values: Mapping[str, object]) -> tuple[str, ...]:
-    # {script} is left to who places the file
-    return tuple(PLACE.sub(lambda place: str(values.get(place[1], place[0])), word) for word in _words(command))
 
 
 def _asked(spec: Spec) -> Mapping[str, object]:

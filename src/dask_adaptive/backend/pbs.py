@@ -1,8 +1,7 @@
 """PBS Pro and OpenPBS: ``qsub``, ``qstat`` and ``qdel``. Pure. Torque speaks most of it as well.
 
-Recorded from OpenPBS 23.06 (``tests/recorded/openpbs``): an array of one is refused; ``qstat -x`` shows nothing, and no
-error, where the server keeps no history; ``-F json`` shows the first of several ids only, so the long form is read
-(decision 10); a command with an unknown id does its work for the others, and its exit code tells of the last problem.
+Recorded: an array of one is refused; ``qstat -x`` shows nothing where no history is kept; ``-F json`` shows the first
+of several ids only (decision 10); with an unknown id the exit code is bad and the rest is done.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
 from dask_adaptive.errors import Garbled, NoCapacity, Rejected, Unavailable
@@ -36,8 +34,7 @@ AT_ONCE = 500  # ids in one command: one that goes over SSH has to fit into 128 
 class Pbs:
     """The language of PBS Pro and OpenPBS. ``largest`` and ``history`` (of ended jobs) are learned from the server."""
 
-    options: ClassVar[tuple[str, ...]] = ()
-    gone: ClassVar[frozenset[int]] = frozenset({0, 35, 153, 156})  # qdel: finished, unknown, no element
+    options, gone = (), frozenset({0, 35, 153, 156})  # qdel: finished, unknown, no element
 
     name: str = "pbs"
     prefix: str = "#PBS"

@@ -12,7 +12,6 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 from dask_adaptive.backend.dialect import Answer, Call, Directive
 from dask_adaptive.backend.pbs import Pbs, jobs_of, per_node, span
@@ -29,7 +28,7 @@ JOB = re.compile(r"<Job><Job_Id>(.*?)</Job_Id>(.*?)</Job>", re.S)
 class Torque(Pbs):
     """The language of Torque. ``largest``: more elements in one array hold up the server, and ``qdel`` with it."""
 
-    gone: ClassVar[frozenset[int]] = frozenset({0, 153, 170})
+    gone = frozenset({0, 153, 170})
     """What qdel says of a job that has ended: is not known, is complete."""
 
     name: str = "torque"
