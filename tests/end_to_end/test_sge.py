@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -128,6 +129,27 @@ async def test_adapt_keeps_results_and_runs_nothing_twice(system: Site, tmp_path
 
 
 # --- what a job is ------------------------------------------------------------------------------------------------
+
+
+async def test_jobs_are_drained_and_replaced_before_their_walltime(system: Site, tmp_path: Path, trace: Trace) -> None:
+    """Grid Engine kills at the second, without a word. Work goes on meanwhile, and none of it is cut off."""
+    traced = trace.task()
+
+    def slowly(x: int) -> int:
+        time.sleep(2)
+        return int(traced(x))
+
+    async with running(tmp_path, walltime=40) as cluster, Client(cluster, asynchronous=True) as client:
+        await cluster.scale(1)
+        held = client.submit(traced, "held")
+        assert "held" == await held
+        (first,) = workers(cluster)
+        work = client.map(slowly, range(20))
+        await until(lambda: phases(cluster) == ["ready"] and first not in workers(cluster), 120)
+        assert "held" == await client.gather(held)
+        assert list(range(20)) == await client.gather(work)
+        assert {1} == set(trace.runs.values())
+    assert "exit code" not in events(cluster), "none of them was killed"
 
 
 async def test_several_workers_in_one_job(system: Site, tmp_path: Path) -> None:
