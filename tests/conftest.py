@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Mapping
 
@@ -17,6 +18,9 @@ import pytest
 os.environ["DASK_ADAPTIVE__HISTORY"] = "False"  # what tests teach is not for who runs them; before Dask is imported
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="state-")  # nor what they leave when they kill an owner
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
+# What a shell starts behind itself ignores ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROGRAMS: Mapping[str, tuple[str, ...]] = {
     "sge": ("sge_qmaster", "sge_execd", "qsub", "unshare", "nsenter"),
