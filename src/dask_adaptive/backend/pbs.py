@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
+from dask_adaptive.backend.dialect import STARTED, TAG, Answer, Call, Directive
 from dask_adaptive.errors import Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Spec
 
@@ -40,7 +40,7 @@ class Pbs:
     prefix: str = "#PBS"
     index: str = "${PBS_ARRAY_INDEX:-0}"
     first: int = 0
-    attempt: str = "$(date +%s)"  # the second of its start: a job is not told how often it was started
+    attempt: str = STARTED  # a job is not told how often it was started
     lag_s: float = 5.0
     poll_s: float = 5.0
     largest: int = 1000
