@@ -28,8 +28,8 @@ SHOWN = 20
 
 PARTS_WORDS = (
     "A bound that is too low: it takes a graph as a whole, as if the tasks of a wide part could fill the time of a "
-    "narrow one. Some graphs are several, one after the other (map-reduce, fork-join); the last columns are against the "
-    "bound that takes them part by part, which is no less valid."
+    "narrow one. Some graphs are several, one after the other (map-reduce, fork-join). The last columns are against a "
+    "bound that takes them part by part, and is no less valid."
 )
 
 
