@@ -620,6 +620,42 @@ def test_from_a_laptop_through_a_forward(shared: str, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.system("ssh")
+def test_a_forward_that_is_cut_is_made_again(shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same port, and not for ever: what was there comes back, and letting go ends it."""
+    monkeypatch.setattr("dask_adaptive.head.forward.LONGEST_REST_S", 1.0)
+    with running_hosts(tmp_path / "hosts", 1, **elsewhere(tmp_path)) as hosts:
+        (host,) = hosts.sshds
+        options = ["-F", "none", "-i", str(hosts.key), "-p", str(host.port)]
+        ssh = ["ssh", *options, "-o", f"UserKnownHostsFile={hosts.known_hosts}", "-o", "BatchMode=yes"]
+        with connect(f"{getpass.getuser()}@127.0.0.1:{shared}", ssh=ssh) as cluster:
+            address = cluster.scheduler_address
+            (first,) = forwards(host.port)
+            first.kill()
+            soon(lambda: forwards(host.port) not in ([], [first]) and cluster.answers)
+            host.stop()
+            soon(lambda: not cluster.answers)
+            host.start()
+            soon(lambda: cluster.answers)
+            assert address == cluster.scheduler_address
+            with Client(cluster) as client:
+                assert 3 == client.submit(sum, [1, 2]).result()
+            host.stop()
+            soon(lambda: not cluster.answers)
+        host.start()
+        assert [] == forwards(host.port)
+
+
+def forwards(port: int) -> list[psutil.Process]:
+    """The ``ssh`` of ours that forward through the server at this port."""
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if each.name() == "ssh" and str(port) in each.cmdline():
+                found.append(each)
+    return found
+
+
+@pytest.mark.system("ssh")
 def test_a_forward_ends_with_whoever_opened_it(shared: str, tmp_path: Path) -> None:
     """However it ends."""
     with running_hosts(tmp_path / "hosts", 1, **elsewhere(tmp_path)) as hosts:
