@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,11 @@ def _watch(name: str) -> None:
     from dask_adaptive.head.attach import connect
     from dask_adaptive.show.live import LiveView
 
-    with connect(name) as cluster, LiveView(cluster, sys.stdout):
-        try:
+    with suppress(KeyboardInterrupt):  # also while it begins or ends
+        with connect(name) as cluster, LiveView(cluster, sys.stdout):
             while cluster.answers:
                 time.sleep(0.2)
-        except KeyboardInterrupt:
-            return
-    raise EngineError(f"cluster {name!r} does not answer any more")
+        raise EngineError(f"cluster {name!r} does not answer any more")
 
 
 @click.command(epilog=_examples("explain work"))
