@@ -29,7 +29,7 @@ PLACES: Mapping[str, Collection[str]] = {
 
 @dataclass(frozen=True)
 class Custom:
-    """A batch system by its user's own commands: lists of words, or texts that are split as a shell does it.
+    """Jobs by commands of your own. Each is given as words: lists of words, or texts that are split as a shell does it.
 
     Parameters
     ----------

@@ -41,7 +41,7 @@ AT_ONCE = 1000  # ids in one command: one that goes over SSH has to fit into 128
 
 @dataclass(frozen=True)
 class HTCondor:
-    """The language of HTCondor. Directives are lines of the submit description, such as ``requirements = HasGlibc``.
+    """Jobs of HTCondor. Directives are lines of the submit description, such as ``requirements = HasGlibc``.
 
     The job script is a private file, and redirects its output itself: both have to be on a file system that jobs see.
     """

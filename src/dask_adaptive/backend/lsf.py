@@ -45,7 +45,7 @@ STATES: Mapping[str, tuple[JobState, str]] = {  # see the manual of bjobs, "STAT
 
 @dataclass(frozen=True)
 class Lsf:
-    """LSF.
+    """Jobs of LSF and OpenLava.
 
     Parameters
     ----------

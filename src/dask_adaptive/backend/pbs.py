@@ -32,7 +32,7 @@ AT_ONCE = 500  # ids in one command: one that goes over SSH has to fit into 128 
 
 @dataclass(frozen=True)
 class Pbs:
-    """The language of PBS Pro and OpenPBS. ``largest``, ``history`` (of ended jobs) and ``user`` (us) are learned."""
+    """Jobs of PBS Pro and OpenPBS. ``largest``, ``history`` (of ended jobs) and ``user`` (us) are learned."""
 
     options, gone = (), frozenset({0, 35, 153, 156})  # qdel: finished, unknown, no element
 

@@ -32,7 +32,7 @@ WORDS, ENDED = ("taskid", "jobnumber", "exit_status", "failed"), re.compile(r"[1
 
 @dataclass(frozen=True)
 class Sge:
-    """Grid Engine.
+    """Jobs of Grid Engine.
 
     Parameters
     ----------

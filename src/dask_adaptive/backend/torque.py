@@ -26,7 +26,7 @@ JOB = re.compile(r"<Job><Job_Id>(.*?)</Job_Id>(.*?)</Job>", re.S)
 
 @dataclass(frozen=True)
 class Torque(Pbs):
-    """The language of Torque. ``largest``: more elements in one array hold up the server, and ``qdel`` with it."""
+    """Jobs of Torque. ``largest``: more elements in one array hold up the server, and ``qdel`` with it."""
 
     gone = frozenset({0, 153, 170})
     """What qdel says of a job that has ended: is not known, is complete."""

@@ -161,7 +161,8 @@ def _show(about: Mapping[str, Any]) -> None:
 
     tasks = about["tasks"]
     click.echo(f"cluster {about['name']}, up for {_age(about['since_s'])}, process {about['pid']} on {about['host']}")
-    click.echo(f"{about['workers']} workers, {about['threads']} threads; tasks: {_counts(tasks)}")
+    sizes = [f"{about[each]} {each[:-1] if about[each] == 1 else each}" for each in ("workers", "threads")]
+    click.echo(f"{', '.join(sizes)}; tasks: {_counts(tasks)}")
     for pool in about["pools"]:
         top = "without limit" if pool["maximum"] is None else f"to {pool['maximum']}"
         size = f"{pool['jobs']} jobs, {pool['wanted']} wanted ({pool['minimum']} {top})"
