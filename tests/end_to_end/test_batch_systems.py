@@ -15,7 +15,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from dask_adaptive.backend import batch as engine
+from dask_adaptive.backend import calls
 
 from .sites import SITES, Site, adapts, events, phases, running, sleeping, stand_before
 from .worlds import Trace, alive, rounds, until, workers
@@ -169,7 +169,7 @@ async def test_its_daemon_goes_and_comes_back(site: Site, tmp_path: Path) -> Non
 async def test_a_submit_whose_answer_is_lost_is_told_of_given_up_and_never_doubled(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "SLOW_S", 1.0)
+    monkeypatch.setattr(calls, "SLOW_S", 1.0)
     submit, folder = site.submit_command, tmp_path / "bin"
     hangs = f'mkdir "{tmp_path}/once" 2>/dev/null && {submit} "$@" >/dev/null && sleep 600'
     stand_before(submit, f'{hangs}\nexec {submit} "$@"', folder, monkeypatch)

@@ -14,7 +14,7 @@ from distributed import Client
 from tests.fakes.core import ENDED, RUNNING, Fake
 
 from dask_adaptive import CommandCluster, HTCondorCluster, LSFCluster, PBSCluster, TorqueCluster
-from dask_adaptive.backend import batch as engine
+from dask_adaptive.backend import calls
 
 from .sites import adapts, events, phases
 from .worlds import Trace, alive, rounds, until, workers
@@ -209,7 +209,7 @@ async def test_a_submit_whose_answer_is_lost_is_never_doubled(tmp_path: Path, sl
 
 async def test_a_list_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server of PBS accepts connections and never answers: qstat would hang for ever."""
-    monkeypatch.setattr(engine, "SLOW_S", 1.0)
+    monkeypatch.setattr(calls, "SLOW_S", 1.0)
     with pbs(tmp_path) as fake:
         fake.fault(hang=["query"])
         async with running(PBSCluster, tmp_path, timeout_s=4) as cluster:

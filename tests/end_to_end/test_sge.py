@@ -12,7 +12,7 @@ import dask.config
 import pytest
 from distributed import Client
 
-from dask_adaptive.backend import batch as engine
+from dask_adaptive.backend import calls
 
 from .sites import OnSge, events, on_sge, phases, running, sleeping
 from .worlds import Trace, rounds, until, workers
@@ -86,7 +86,7 @@ async def test_a_qmaster_that_does_not_answer_is_told_of_and_nothing_is_doubled(
     site: OnSge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing says whether the submit was heard: its jobs keep their place a while, and are then asked for again."""
-    monkeypatch.setattr(engine, "SLOW_S", 1.0)
+    monkeypatch.setattr(calls, "SLOW_S", 1.0)
     with dask.config.set({"adaptive.unknown-timeout": "5s"}):
         await _frozen(site, tmp_path)
 

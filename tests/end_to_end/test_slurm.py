@@ -15,7 +15,7 @@ from distributed import Client, Scheduler
 from tests.systems.slurm import CORES, NODES
 
 from dask_adaptive import Rejected, SlurmCluster
-from dask_adaptive.backend import batch as engine
+from dask_adaptive.backend import calls
 
 from .sites import OnSlurm, events, on_slurm, phases, running, sleeping, stand_before
 from .worlds import alive, rounds, until, workers
@@ -124,7 +124,7 @@ async def test_without_slurms_commands_nothing_starts(tmp_path: Path, monkeypatc
 
 
 async def test_a_list_that_hangs_is_told_of(site: OnSlurm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "SLOW_S", 1.0)
+    monkeypatch.setattr(calls, "SLOW_S", 1.0)
     gate = tmp_path / "gate"
     waits = f'while [ -e "{gate}" ]; do sleep 0.1; done\nexec squeue "$@"'
     stand_before("squeue", waits, tmp_path / "bin", monkeypatch)
