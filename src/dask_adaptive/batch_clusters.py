@@ -9,7 +9,8 @@ from dask_adaptive.cluster import Cluster
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.jobqueue import translated_options
 from dask_adaptive.model import Batch, Spec
-from dask_adaptive.options import PoolOptions, made_backend, pool_options, takes_requests
+from dask_adaptive.options import PoolOptions, pool_options
+from dask_adaptive.registry import made_backend, takes_requests
 
 __all__ = [
     "BatchCluster",
