@@ -1,4 +1,4 @@
-"""Names to classes, by entry points, and what is said to those: backends, dialects and policies, ours and those of others."""
+"""Names to classes, by entry points: backends, dialects and policies, ours and others'; and what a backend takes."""
 
 from __future__ import annotations
 
