@@ -76,7 +76,7 @@ def _costs(pauses: Sequence[float], wait_s: float, even_s: float) -> float:
 
 
 def _cost(pause_s: float, wait_s: float, even_s: float) -> float:
-    return pause_s if pause_s <= wait_s else wait_s + even_s
+    return pause_s if _LONGER * pause_s <= wait_s else wait_s + even_s
 
 
 def _unknown(wait_s: float, even_s: float) -> float:
