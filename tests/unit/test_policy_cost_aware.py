@@ -161,6 +161,18 @@ def test_pauses_that_last_teach_to_let_go_sooner_and_those_that_end_to_wait() ->
     assert wait_s(50.0) > 1.5 * fresh
 
 
+def test_what_the_last_work_did_without_is_kept_half_as_long() -> None:
+    """Four jobs were needed once; since then a short task comes every second. A restart costs 60 s and 3 s beside."""
+    busy = view(pool(4, idle=0, startup=CLOUD), groups=(work(4, 10.0, running=4),))
+    short = view(pool(4, idle=3, startup=CLOUD), groups=(work(1, 0.5, running=1),))
+    quiet = view(pool(4, startup=CLOUD))
+    rounds = [each for second in range(1, 34) for each in (later(quiet, second), later(short, second + 0.5))]
+    sizes = [jobs(CostAware(), busy, *rounds[:end]) for end in (2, 60, len(rounds))]
+    assert [4, 4, 1] == sizes
+    reason = decided(CostAware(), busy, *rounds).pools["default"].reason
+    assert "half of that as 1 job did without it" in reason
+
+
 def test_a_job_that_is_needed_again_before_a_restart_pays_is_kept() -> None:
     """Ten idle jobs; a task of 5 s or 500 s, and ten that wait for it. A restart costs 60 s and what waits for it."""
     for run_s, kept in ((5.0, 10), (500.0, 1)):

@@ -301,7 +301,7 @@ def test_without_experience_a_job_is_kept_while_the_pause_may_well_end(even_s: f
 @pytest.mark.parametrize(
     ("pauses", "low_s", "high_s"),
     [
-        ([20.0] * 5, 20.0, 30.0),  # they surely end in time
+        ([20.0] * 5, 25.0, 30.0),  # they surely end in time, and the next one may be a quarter longer
         ([40.0] * 5, 0.25, 2.0),  # they surely do not
         ([1000.0], 0.25, 4.0),
         ([2.0, 2.0, 900.0, 2.0, 900.0], 2.0, 4.0),

@@ -20,7 +20,7 @@ LEAST_S = 0.25
 """Nothing is given up sooner: clients take their time between two graphs."""
 
 _LONGER = 1.25
-"""The next pause may be a little longer than one that was seen."""
+"""The next pause may be so many times as long as one that was seen: one is waited for with this much to spare."""
 
 _PARTS = tuple(2.0 ** (step / 4) for step in range(-20, 5))
 
@@ -76,7 +76,7 @@ def _costs(pauses: Sequence[float], wait_s: float, even_s: float) -> float:
 
 
 def _cost(pause_s: float, wait_s: float, even_s: float) -> float:
-    return pause_s if pause_s <= wait_s else wait_s + even_s
+    return pause_s if _LONGER * pause_s <= wait_s else wait_s + even_s
 
 
 def _unknown(wait_s: float, even_s: float) -> float:

@@ -14,7 +14,9 @@ is known to come it is a ski rental, see ``release``. A restart is worth
     billed start + launch + time value x what its absence costs / 2 / price    seconds
 
 as every other one has somebody waiting. Each job that is missing in a phase of n jobs makes it longer by 1 / n of the
-start-up; where a start takes longer than the work, the few that do it meanwhile save all of that.
+start-up; where a start takes longer than the work, the few that do it meanwhile save all of that. A job that nothing
+has needed since the last pause will more likely than not have nothing to do after the next one either, and is kept for
+half of that at most.
 """
 
 from __future__ import annotations
@@ -35,6 +37,9 @@ __all__ = ["Answer", "Margin", "Terms", "answer", "margin", "worthwhile"]
 _ROUNDING_S = 1e-3
 _WAITED = 0.5
 """Chance that somebody waits for a job that is started again."""
+
+_UNLIKELY = 0.5
+"""Part of a restart's worth that a job is kept for if the work as it is has not needed it."""
 
 _EPSILON = 1e-9
 
@@ -269,8 +274,12 @@ class _Stay:
         even_s = terms.absence_s(rank)
         wait_s, pause_s = rental(terms.pauses, even_s)
         if terms.quiet_s is not None:
-            return max(least_s, min(wait_s - (terms.now_s - terms.quiet_s), 2 * even_s - idle_s))
-        return max(least_s, even_s - idle_s) if self._rest_s + pause_s < even_s else least_s
+            left_s = min(wait_s - (terms.now_s - terms.quiet_s), 2 * even_s - idle_s)
+        else:
+            left_s = even_s - idle_s if self._rest_s + pause_s < even_s else least_s
+        if rank > terms.peak:
+            left_s = min(left_s, _UNLIKELY * even_s - idle_s)
+        return max(least_s, left_s)
 
     def words(self, rank: int) -> str:
         """The numbers that decide."""
@@ -281,6 +290,8 @@ class _Stay:
         even_s = terms.absence_s(rank)
         wait_s, pause_s = rental(terms.pauses, even_s)
         worth = f"a restart of job {rank} is worth {number(even_s)} s"
+        if rank > terms.peak:
+            worth += f", and half of that as {count(terms.peak, 'job')} did without it"
         if terms.quiet_s is not None:
             return f"{worth}, and after pauses as they were that is {number(wait_s)} s of waiting"
         return (
