@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.model import Past, PoolView, Target, View, Want
+from dask_adaptive.model import Past, Phase, PoolView, Target, View, Want
 from dask_adaptive.policy.demand import THREADS, impossible_words, number, pinned_words, shares
 from dask_adaptive.policy.durations import GUESSED, Durations, remembered
 from dask_adaptive.policy.effect import Effect
@@ -30,6 +30,7 @@ from dask_adaptive.policy.floors import (
 from dask_adaptive.policy.profile import EMPTY, Profile, Stretch, profile
 from dask_adaptive.policy.release import Idle
 from dask_adaptive.policy.remaining import Piece, graphs_alike, remaining, starved_s
+from dask_adaptive.policy.turns import Turns
 from dask_adaptive.policy.worth import Answer, Terms, answer
 
 __all__ = ["CostAware", "kinds_in"]
@@ -175,7 +176,14 @@ class CostAware:
             peak_s=before.get("peak_s", 0.0),
             pauses=pauses,
             idle=Idle.read(before.get("idle", ())),
+            turns=_turns(startup) if queued_s > billed_s else Turns(),
+            queued=sum(pool.phases.get(each, 0) for each in (Phase.WANTED, Phase.SUBMITTED, Phase.QUEUED)),
         )
+
+
+def _turns(startup):
+    ordered = sorted(startup.queue_s)
+    return Turns(tuple(each + startup.billed_s(0.5) for each in ordered))
 
 
 def _settled(found: Answer, before: Mapping[str, Any], pool: PoolView, now_s: float) -> Answer:

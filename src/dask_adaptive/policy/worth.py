@@ -29,6 +29,7 @@ from dask_adaptive.policy.demand import number
 from dask_adaptive.policy.floors import count
 from dask_adaptive.policy.profile import Profile
 from dask_adaptive.policy.release import LEAST_S, Idle, rental
+from dask_adaptive.policy.turns import Turns
 
 __all__ = ["Answer", "Margin", "Terms", "answer", "margin", "worthwhile"]
 
@@ -70,6 +71,8 @@ class Terms:
     sole: bool = True
     pauses: Sequence[float] = ()
     idle: Idle = field(default_factory=Idle)
+    turns: Turns = field(default_factory=Turns)
+    queued: int = 0
 
     @property
     def start_s(self) -> float:
@@ -114,6 +117,10 @@ class Margin:
         return self.gain > self.cost
 
     @property
+    def keeps(self) -> bool:
+        return self.gain > KEEP * self.cost
+
+    @property
     def words(self) -> str:
         """The numbers that decide."""
         if self.saves_s == math.inf:
@@ -145,6 +152,8 @@ def margin(left: Profile, terms: Terms, rank: int) -> Margin:
     start = terms.rate * (terms.billed_s + terms.launch_s)
     if rank == 1 and terms.sole:
         return Margin(rank, math.inf, math.inf, start, now=True)
+    if terms.turns:
+        return _turn(left, terms, rank)
     uses = left.uses(rank)
     alive = absent = _Value()
     gap_s, now = 0.0, False
@@ -158,6 +167,22 @@ def margin(left: Profile, terms: Terms, rank: int) -> Margin:
     if not absent.cost:  # it is worth nothing: say what the best try would be
         absent = alive.less(start)
     return Margin(rank, absent.saves_s, absent.saves_s * terms.time_value, absent.cost, now)
+
+
+def _turn(work: Profile, terms: Terms, rank: int) -> Margin:
+    """Weigh one more request in a queue that nobody pays: it costs what it does only if it has its turn."""
+    first = terms.size - terms.queued
+    with_, without = (terms.turns.run(work, first, max(0, each - first)) for each in (rank, rank - 1))
+    start = terms.rate * (terms.billed_s + terms.launch_s)
+    saves_s = without.end_s - with_.end_s if without.end_s < math.inf else math.inf
+    cost = start * max(0.0, with_.starts - without.starts) + terms.rate * IDLE * max(0.0, with_.idle_s - without.idle_s)
+    return Margin(rank, saves_s, saves_s * terms.time_value, cost, now=True)
+
+
+import os
+IDLE = float(os.environ.get("IDLE", "1"))
+KEEP = float(os.environ.get("KEEP", "0.5"))
+CANCEL = os.environ.get("CANCEL", "0") != "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +237,7 @@ def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
     terms:
         The pool.
     """
-    left = work.after(terms.start_s, terms.serving)
+    left = work if terms.turns else work.after(terms.start_s, terms.serving)
     worth, jobs = worthwhile(left, terms, terms.size)
     spare = work.beyond(terms.maximum).work_s / work.work_s if worth >= terms.maximum and work.work_s else 0.0
     needed = terms.size if jobs > terms.size else min(terms.size, math.ceil(ready - _EPSILON))
@@ -241,6 +266,11 @@ def _kept(work: Profile, needed: int, terms: Terms) -> tuple[int, float | None, 
         return least, None, ""
     stay = _Stay(work, needed, terms)
     keep = _last(least, terms.size, lambda rank: stay.left_s(rank) > _ROUNDING_S)
+    if terms.turns and work.phases and keep < terms.size:
+        first = max(keep, terms.size - terms.queued)
+        held = _last(first, terms.size, lambda rank: margin(work, terms, rank).keeps)
+        if held > first:
+            return held, None, "queued"
     look_s = stay.left_s(keep) if keep > least else math.inf
     why = stay.words(keep + 1 if keep < terms.size else keep)
     words = f"{needed} needed now, {keep - least} kept idle, {terms.size - keep} given up: {why}"
