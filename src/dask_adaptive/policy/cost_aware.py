@@ -41,6 +41,7 @@ _LEAST_LOOK_S = 0.1
 _SURE = 0.8
 _SETTLE_S = 0.1
 _ROUNDING_S = 1e-3
+_QUEUED = (Phase.WANTED, Phase.SUBMITTED, Phase.QUEUED)
 
 
 class CostAware:
@@ -176,14 +177,9 @@ class CostAware:
             peak_s=before.get("peak_s", 0.0),
             pauses=pauses,
             idle=Idle.read(before.get("idle", ())),
-            turns=_turns(startup) if queued_s > billed_s else Turns(),
-            queued=sum(pool.phases.get(each, 0) for each in (Phase.WANTED, Phase.SUBMITTED, Phase.QUEUED)),
+            turns=Turns.of(startup, billed_s + self.launch_s),
+            queued=sum(pool.phases.get(phase, 0) for phase in _QUEUED),
         )
-
-
-def _turns(startup):
-    ordered = sorted(startup.queue_s)
-    return Turns(tuple(each + startup.billed_s(0.5) for each in ordered))
 
 
 def _settled(found: Answer, before: Mapping[str, Any], pool: PoolView, now_s: float) -> Answer:
@@ -322,6 +318,7 @@ def _peaked(terms: Terms, found: Answer, work: Profile, *, fresh: bool) -> Terms
 
 def _remembered(before: Mapping[str, Any], pool: PoolView, terms: Terms, found: Answer, now_s: float) -> dict[str, Any]:
     asked_s = before.get("asked_s")
+    asked = found.want.jobs if found.more else 0  # what was asked for is not idle since before that
     if found.want.jobs > pool.size or (pool.coming and asked_s is None):
         asked_s = now_s
     elif not pool.coming:
@@ -329,7 +326,7 @@ def _remembered(before: Mapping[str, Any], pool: PoolView, terms: Terms, found: 
     return {
         "asked_s": asked_s,
         "more_s": (now_s if before.get("more_s") is None else before["more_s"]) if found.more else None,
-        "idle": terms.idle.now(found.needed, now_s).plain(),
+        "idle": terms.idle.now(max(found.needed, asked), now_s).plain(),
         "peak": terms.peak,
         "peak_s": terms.peak_s,
         "broken_s": now_s if pool.broken else before.get("broken_s"),

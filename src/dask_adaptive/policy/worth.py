@@ -8,6 +8,10 @@ where M is the profile of what will be left when it serves, and the job is kept,
 phases, whatever is cheapest. It is asked for just in time: when its first phase begins within the 80th percentile of
 the start-up.
 
+Where jobs queue for long and nobody pays that, a request costs only if it has its turn, see ``turns``: M is then what
+the work takes with jobs that come one after the other, and one more is weighed with the part of it that starts until
+the end. What queues is kept while it is worth half of its cost: who asks again waits from the beginning.
+
 Shrink: a job that has nothing to do is kept if its next phase comes before a restart would have paid off. If no phase
 is known to come it is a ski rental, see ``release``. A restart is worth
 
@@ -37,6 +41,9 @@ _ROUNDING_S = 1e-3
 _WAITED = 0.5
 """Chance that somebody waits for a job that is started again."""
 
+_KEPT = 0.5
+"""Part of its cost that a request in a queue has to be worth to stay there."""
+
 _EPSILON = 1e-9
 
 
@@ -50,7 +57,7 @@ class Terms:
     there may be so many. ``peak`` and ``peak_s``: the most jobs that were needed, and the most work in job-seconds,
     since there was no work; ``pauses``: how long earlier times without work lasted; ``quiet_s``: since when there is
     none; ``rest_s``: how long the work of all pools lasts at least; ``idle``: since when ranks idle. ``sole``: nobody
-    else could do the work.
+    else could do the work. ``turns``: when requests have theirs, where they queue for long; ``queued`` of ``size`` do.
     """
 
     now_s: float
@@ -117,8 +124,9 @@ class Margin:
         return self.gain > self.cost
 
     @property
-    def keeps(self) -> bool:
-        return self.gain > KEEP * self.cost
+    def stays(self) -> bool:
+        """Whether it is worth so much of it that it keeps its place in a queue."""
+        return self.gain > _KEPT * self.cost
 
     @property
     def words(self) -> str:
@@ -153,7 +161,7 @@ def margin(left: Profile, terms: Terms, rank: int) -> Margin:
     if rank == 1 and terms.sole:
         return Margin(rank, math.inf, math.inf, start, now=True)
     if terms.turns:
-        return _turn(left, terms, rank)
+        return _in_turn(left, terms, rank)
     uses = left.uses(rank)
     alive = absent = _Value()
     gap_s, now = 0.0, False
@@ -169,20 +177,14 @@ def margin(left: Profile, terms: Terms, rank: int) -> Margin:
     return Margin(rank, absent.saves_s, absent.saves_s * terms.time_value, absent.cost, now)
 
 
-def _turn(work: Profile, terms: Terms, rank: int) -> Margin:
-    """Weigh one more request in a queue that nobody pays: it costs what it does only if it has its turn."""
-    first = terms.size - terms.queued
-    with_, without = (terms.turns.run(work, first, max(0, each - first)) for each in (rank, rank - 1))
-    start = terms.rate * (terms.billed_s + terms.launch_s)
-    saves_s = without.end_s - with_.end_s if without.end_s < math.inf else math.inf
-    cost = start * max(0.0, with_.starts - without.starts) + terms.rate * IDLE * max(0.0, with_.idle_s - without.idle_s)
+def _in_turn(left: Profile, terms: Terms, rank: int) -> Margin:
+    """Weigh one more request that waits for its turn with those before it."""
+    come = terms.size - terms.queued
+    fewer, more = (terms.turns.run(left, min(come, jobs), max(0, jobs - come)) for jobs in (rank - 1, rank))
+    saves_s = fewer.end_s - more.end_s
+    starts, idle_s = max(0.0, more.starts - fewer.starts), max(0.0, more.idle_s - fewer.idle_s)
+    cost = terms.rate * (starts * (terms.billed_s + terms.launch_s) + idle_s)
     return Margin(rank, saves_s, saves_s * terms.time_value, cost, now=True)
-
-
-import os
-IDLE = float(os.environ.get("IDLE", "1"))
-KEEP = float(os.environ.get("KEEP", "0.5"))
-CANCEL = os.environ.get("CANCEL", "0") != "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +249,10 @@ def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
         reason = f"{words}; {count(jobs - terms.size, 'job')} more: {each} {margin(left, terms, jobs).words}"
         return Answer(Want(jobs, reason), None, needed, spare, declined, more=True)
     keep, look_s, why = _kept(work, needed, terms)
+    stay = _queued(work, keep, terms)
+    if stay > keep:
+        why = f"{count(stay - terms.size + terms.queued, 'request')} stay in the queue: the last {margin(work, terms, stay).words}"
+        keep, look_s = stay, None
     return Answer(Want(keep, f"{words}; {why}" if why else words), look_s, needed, spare, declined)
 
 
@@ -266,15 +272,19 @@ def _kept(work: Profile, needed: int, terms: Terms) -> tuple[int, float | None, 
         return least, None, ""
     stay = _Stay(work, needed, terms)
     keep = _last(least, terms.size, lambda rank: stay.left_s(rank) > _ROUNDING_S)
-    if terms.turns and work.phases and keep < terms.size:
-        first = max(keep, terms.size - terms.queued)
-        held = _last(first, terms.size, lambda rank: margin(work, terms, rank).keeps)
-        if held > first:
-            return held, None, "queued"
     look_s = stay.left_s(keep) if keep > least else math.inf
     why = stay.words(keep + 1 if keep < terms.size else keep)
     words = f"{needed} needed now, {keep - least} kept idle, {terms.size - keep} given up: {why}"
     return keep, None if look_s == math.inf else look_s, words
+
+
+def _queued(work: Profile, least: int, terms: Terms) -> int:
+    """How many jobs there are with those that keep their place in the queue, if there is anything to do."""
+    come = max(least, terms.size - terms.queued)
+    if not terms.turns or not work.phases:
+        return least
+    stay = _last(come, terms.size, lambda rank: margin(work, terms, rank).stays)
+    return stay if stay > come else least
 
 
 class _Stay:
