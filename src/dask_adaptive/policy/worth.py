@@ -249,10 +249,8 @@ def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
         reason = f"{words}; {count(jobs - terms.size, 'job')} more: {each} {margin(left, terms, jobs).words}"
         return Answer(Want(jobs, reason), None, needed, spare, declined, more=True)
     keep, look_s, why = _kept(work, needed, terms)
-    stay = _queued(work, keep, terms)
-    if stay > keep:
-        why = f"{count(stay - terms.size + terms.queued, 'request')} stay in the queue: the last {margin(work, terms, stay).words}"
-        keep, look_s = stay, None
+    if (waiting := _queued(work, keep, terms)) is not None:
+        keep, look_s, why = waiting
     return Answer(Want(keep, f"{words}; {why}" if why else words), look_s, needed, spare, declined)
 
 
@@ -278,13 +276,16 @@ def _kept(work: Profile, needed: int, terms: Terms) -> tuple[int, float | None, 
     return keep, None if look_s == math.inf else look_s, words
 
 
-def _queued(work: Profile, least: int, terms: Terms) -> int:
-    """How many jobs there are with those that keep their place in the queue, if there is anything to do."""
-    come = max(least, terms.size - terms.queued)
+def _queued(work: Profile, kept: int, terms: Terms) -> tuple[int, None, str] | None:
+    """The same as ``_kept`` with what keeps its place in the queue, if that is more and there is something to do."""
+    come = max(kept, terms.size - terms.queued)
     if not terms.turns or not work.phases:
-        return least
+        return None
     stay = _last(come, terms.size, lambda rank: margin(work, terms, rank).stays)
-    return stay if stay > come else least
+    if stay == come:
+        return None
+    requests = count(stay + terms.queued - terms.size, "request")
+    return stay, None, f"{requests} kept in the queue: the last {margin(work, terms, stay).words}"
 
 
 class _Stay:
