@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from tests.ports import free_ports
 
 MARK = "DASK_ADAPTIVE_TEST_MARK"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def make_key(path: Path) -> Path:
@@ -47,9 +48,7 @@ class Sshd:
         self.folder.mkdir(parents=True)
         make_key(self.folder / "host_key")
         shutil.copy(self.user_key.with_suffix(".pub"), self.folder / "authorized_keys")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        (self.port,) = free_ports(1)
 
     @property
     def label(self) -> str:

@@ -20,7 +20,6 @@ from dask_adaptive.sim.workload import Graph, Release, Workload
 
 __all__ = [
     "BACKENDS",
-    "CLOCKED",
     "FULL",
     "INSTANT",
     "KNOBS",
@@ -52,9 +51,6 @@ TIME_VALUES = (1.0, 10.0, 100.0)
 
 THINK_S = (10.0, 60.0, 300.0, 1800.0)
 """Seconds between the end of a graph of a session and the next one."""
-
-CLOCKED = ("bursts", "trickle")
-"""Applications whose graphs come by the clock, and not when somebody has seen a result."""
 
 MAXIMUM = 100
 """Workers that everybody may have."""

@@ -18,6 +18,7 @@ from benchmarks.results.grid import KNOBS, MAXIMUM, PRICED, TIME_VALUES, Instanc
 from dask_adaptive.errors import AdaptiveError
 from dask_adaptive.sim.bound import objective
 from dask_adaptive.sim.hindsight import Hindsight
+from dask_adaptive.sim.series import taken_apart
 from dask_adaptive.sim.trial import STATIC_BEST, earlier_starts, equipped, scored, site_named
 from dask_adaptive.sim.workload import Workload
 from dask_adaptive.sim.world import Outcome, Setting, simulate
@@ -25,7 +26,8 @@ from dask_adaptive.sim.world import Outcome, Setting, simulate
 __all__ = ["Case", "Row", "Store", "cases", "code_of", "run_all"]
 
 Row = Mapping[str, Any]
-"""A run at a time value: the fields of ``Trial``, and ``application``, ``knob``, ``code`` and ``failure``."""
+"""A run at a time value: the fields of ``Trial``, and ``application``, ``knob``, ``code``, ``failure``,
+``cost``, and ``parts_bound``: the bound of the graphs taken apart."""
 
 WORLD = (
     *("sim", "controller.py", "jobs.py", "plan.py", "model.py", "life.py", "upkeep.py", "health.py", "operations.py"),
@@ -75,9 +77,16 @@ class Case:
         workload, site = self.instance.workload(self.seed), site_named(self.backend)
         setting = Setting(site, maximum=MAXIMUM, startup=earlier_starts(site))
         setting = replace(setting, shape=equipped(setting.shape, workload))
+        in_parts = taken_apart(workload)
         for time_value, outcome in self._outcomes(workload, setting):
             made = scored(self.policy, workload, setting, outcome, time_value=time_value, seed=self.seed)
-            yield {**made.plain(), "cost": objective(outcome.waited_s, outcome.billed_s, time_value=time_value)}
+            yield {
+                **made.plain(),
+                "cost": objective(outcome.waited_s, outcome.billed_s, time_value=time_value),
+                "parts_bound": scored(
+                    self.policy, in_parts, setting, outcome, time_value=time_value, seed=self.seed
+                ).bound,
+            }
 
     def _outcomes(self, workload: Workload, setting: Setting) -> Iterator[tuple[float, Outcome]]:
         if self.policy == STATIC_BEST:

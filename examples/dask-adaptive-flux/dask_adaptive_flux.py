@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
+from dask_adaptive.backend.dialect import STARTED, TAG, Answer, Call, Directive
 from dask_adaptive.errors import Garbled, Rejected, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Spec
 
@@ -39,7 +39,7 @@ class Flux:
     prefix: str = ""
     index: str = "${FLUX_JOB_CC:-0}"
     first: int = 0
-    attempt: str = "$(date +%s)"
+    attempt: str = STARTED
     lag_s: float = 5.0
     poll_s: float = 5.0
     largest: int = 1000

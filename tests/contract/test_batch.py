@@ -60,6 +60,8 @@ class Scripted(Here):
 
     async def run(self, call: Call, timeout_s: float) -> Answer:
         word = call.argv[0]
+        if word == "sh":
+            return await super().run(call, timeout_s)
         manager = self.manager
         manager.asked.append(call.argv)
         manager.running += 1
@@ -343,6 +345,34 @@ async def test_the_log_is_the_jobs_own(system: BatchSystem, tmp_path: Path) -> N
 
 
 # --- being gentle -------------------------------------------------------------------------------------------------
+
+
+async def test_the_newest_logs_stay_and_those_of_the_living_and_of_others(manager: Manager, tmp_path: Path) -> None:
+    logs = tmp_path / "logs of mine"
+    system = BatchSystem(Plain(manager), log_directory=str(logs), runner=Scripted(manager), poll_s=0.01, logs_kept=2)
+    others = {"mineother.0.log", "notes", "mineaaaa.txt"}
+    for number, tag in enumerate(("mineaaaa", "mineaaab", "mineaaac")):
+        ids = await system.submit(batch(2, tag))
+        assert [f"{number + 1}.0", f"{number + 1}.1"] == ids
+        for name in (f"{tag}.0.log", f"{tag}.1.log", *others):
+            (logs / name).write_text(tag)
+    manager.set(ENDED)
+    manager.set(RUNNING, "mineaaaa.0")
+    await system.jobs("mine")
+    living, newest = {"mineaaaa.0.log"}, {"mineaaac.0.log", "mineaaac.1.log"}
+    assert others | living | newest == {path.name for path in logs.iterdir() if path.is_file()}
+    await system.submit(batch(1, "mineaaad"))
+    (logs / "mineaaad.0.log").touch()
+    manager.set(ENDED)
+    await system.jobs("mine")
+    assert others | living | newest | {"mineaaad.0.log"} == {path.name for path in logs.iterdir() if path.is_file()}
+    await system.aclose()
+    assert others | {"mineaaac.1.log", "mineaaad.0.log"} == {path.name for path in logs.iterdir() if path.is_file()}
+
+
+async def test_a_number_of_logs_that_cannot_be(manager: Manager) -> None:
+    with pytest.raises(ConfigError, match="logs_kept must not be negative"):
+        BatchSystem(Plain(manager), logs_kept=-1)
 
 
 async def test_only_a_few_commands_at_a_time(system: BatchSystem, manager: Manager) -> None:

@@ -339,20 +339,21 @@ async def test_an_interpreter_that_cannot_run_is_a_failed_job(tmp_path: Path) ->
     await backend.aclose()
 
 
-async def test_no_more_processes_than_the_system_allows(tmp_path: Path) -> None:
+@LINUX
+@pytest.mark.parametrize("limit", [30, 31])  # a job takes two: it is the helper that has none left, or the new child
+async def test_no_more_processes_than_the_system_allows(tmp_path: Path, limit: int) -> None:
     backend = Local(start="exec", directory=str(tmp_path), grace_s=1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (30, hard))
-    try:
-        await backend.start()  # the helper inherits the limit
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    await backend.start()
+    assert backend._helper is not None
+    helper = psutil.Process(backend._helper.pid)
+    resource.prlimit(helper.pid, resource.RLIMIT_NOFILE, (limit, limit))
     wanted = batch(30)
     ids = await backend.submit(wanted)
     assert 0 < len(ids) < 30
     assert set(ids) == {job.id for job in await backend.jobs(key("mine"))}
     with pytest.raises(NoCapacity, match="Too many open files"):
         await backend.submit(batch(1))
+    assert 1 + len(ids) == len(helper.children()), "its guard, and a worker a job"
     await backend.aclose()
 
 

@@ -18,9 +18,16 @@ import dask.config
 import psutil
 import pytest
 
+from dask_adaptive.backend.custom import Custom
+from dask_adaptive.backend.dialect import Dialect
+from dask_adaptive.backend.htcondor import HTCondor
+from dask_adaptive.backend.lsf import Lsf
+from dask_adaptive.backend.pbs import Pbs
 from dask_adaptive.backend.script import environment_file, job_script
+from dask_adaptive.backend.sge import Sge
 from dask_adaptive.backend.slurm import Slurm
-from dask_adaptive.model import Request, Shape, Spec
+from dask_adaptive.backend.torque import Torque
+from dask_adaptive.model import Request, Shape, Spec, job_of_worker
 
 RECORDER = """
 import json, os, signal, sys, time
@@ -85,6 +92,33 @@ def test_one_worker(shell: str, tmp_path: Path, python: str) -> None:
 def test_outside_of_an_array_and_at_the_first_start(shell: str, tmp_path: Path, python: str) -> None:
     spec = Spec("tcp://h:1", request=Request(python=python))
     assert ["abcdefgh.0-0-0"] == list(ran(shell, tmp_path, spec, SLURM_ARRAY_TASK_ID="", SLURM_RESTART_COUNT="")[1])
+
+
+@pytest.mark.parametrize(
+    ("dialect", "variables"),
+    [
+        (Pbs(), {}),
+        (Torque(), {}),
+        (HTCondor(), {}),
+        (Sge(), {"RESTARTED": "1", "SGE_TASK_ID": "1"}),
+        (Lsf(), {"LSB_RESTART": "Y", "LSB_JOBINDEX": "1"}),
+        (Custom(["submit", "{tag}"], ["list"], ["cancel", "{ids}"]), {}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+def test_started_again_in_the_same_second_it_has_another_name(
+    shell: str, tmp_path: Path, python: str, dialect: Dialect, variables: dict[str, str]
+) -> None:
+    """Where the system does not tell how often it was."""
+    (tmp_path / "date").write_text("#!/bin/sh\necho 1795229320\n")
+    (tmp_path / "date").chmod(0o755)
+    spec = Spec("tcp://h:1", request=Request(python=python))
+    text = job_script(dialect, "abcdefgh", spec, log=f"{tmp_path}/%.log")
+    environment = {"FOLDER": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}", **variables}
+    for _ in range(2):
+        subprocess.run([shell, "-c", text], env=environment, check=True)
+    names = [path.stem for path in tmp_path.glob("*.json")]
+    assert (2, ["abcdefgh.0"] * 2) == (len(names), [job_of_worker(name) for name in names])
 
 
 NASTY = 'it\'s "a" $(touch /tmp/never) `id` $HOME \\ * ; | & é {x}'

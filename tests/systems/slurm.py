@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import psutil
+from tests.ports import free_ports
 
 NODES = 4
 CORES = 16
@@ -83,7 +84,7 @@ class SlurmSystem:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(1024))
         key.chmod(0o400)
-        first, *_ = ports = _free_ports(NODES + 1)
+        first, *_ = ports = free_ports(NODES + 1)
         self.configuration.write_text(
             CONFIGURATION.format(
                 user=getpass.getuser(),
@@ -184,20 +185,10 @@ class SlurmSystem:
         return sum(self.states(key).values())
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 def _until(met: object) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not met():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "Slurm did not start within a minute"
+        assert time.monotonic() < deadline, "Slurm did not start within two minutes"
         time.sleep(0.05)
 
 

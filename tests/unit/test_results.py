@@ -44,7 +44,7 @@ def row(**fields: Any) -> dict[str, Any]:
         "rounds": 1,
         **fields,
     }
-    return {"cost": filled["score"], **filled}
+    return {"cost": filled["score"], "parts_bound": 1.0, **filled}
 
 
 # --- the grid --------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def everything(
     """Every choice of how many workers each graph keeps busy; rank by rank, idle or started again."""
     works = [(critical, critical + others) for critical, others in sizes]
     best = math.inf
-    for chosen in itertools.product(range(1, most + 1), repeat=len(works)):
+    for chosen in itertools.product(*(range(1, min(most, work) + 1) for _, work in works)):  # a second for each task
         responses = [max(critical, work / p) for (critical, work), p in zip(works, chosen, strict=True)]
         floors = [max(critical, work / most) for critical, work in works]
         cost = value * (q + b + sum(responses)) + sum(work for _, work in works)
@@ -105,14 +105,64 @@ def test_no_schedule_is_below_the_bound(
     assert bound <= objective(makespan_s, billed_s, time_value=value) * (1 + 1e-9)
 
 
-def test_gaps_that_are_not_certain_cost_nothing() -> None:
+def by_clock(graphs: Sequence[Graph], moments: Sequence[float]) -> Workload:
+    return Workload("w", tuple(graphs), tuple(Release(moment) for moment in moments))
+
+
+def test_graphs_by_the_clock_by_hand() -> None:
+    """One task of a second at 0, 10 and 13; a worker that takes 5 s to come waits for the second and the third."""
+    workload = by_clock([chain_and_rest(1, 0)] * 3, [0, 10, 13])
+    assert 5 + 3 + 3 + 5 + 4 + 2 == pytest.approx(lower_bound(workload, Start(0, 5), time_value=1, maximum=4))
+    assert 1 + 3 + 3 + 1 + 1 + 1 == pytest.approx(lower_bound(workload, Start(0, 1), time_value=1, maximum=4))
+    together = by_clock([chain_and_rest(1, 0)] * 3, [0, 3, 9])  # the second waits for the first worker too
+    assert (5 + 2) + 3 + 3 + 1 + 1 == pytest.approx(lower_bound(together, Start(4, 1), time_value=1, maximum=4))
+
+
+def test_two_workers_between_bursts_by_hand() -> None:
+    """Two bursts of two seconds' work: at 10 a second, two workers, which idle for 3 s or start again for 3 s."""
+    workload = by_clock([chain_and_rest(1, 1)] * 2, [3, 100])
+    assert 10 * 2 + 4 + 2 * (3 + 3) == pytest.approx(lower_bound(workload, Start(0, 3), time_value=10, maximum=9))
+
+
+def test_gaps_between_releases_of_both_kinds_cost_nothing() -> None:
     graphs = [chain_and_rest(1, 3)] * 3
-    clock = Workload("w", tuple(graphs), (Release(), Release(100.0), Release(200.0)))
-    together = thinking(graphs, [0.0, 0.0])
-    bounds = [lower_bound(each, Start(0, 5), time_value=1, maximum=4) for each in (clock, together)]
-    assert bounds[1] >= bounds[0]
+    mixed = Workload("w", tuple(graphs), (Release(), Release(100.0), Release(200.0, thinking=True)))
     by_hand = 5 + 3 * 2 + 12 + 2 * 5  # two workers, started once
-    assert by_hand == pytest.approx(bounds[0])
+    assert by_hand == pytest.approx(lower_bound(mixed, Start(0, 5), time_value=1, maximum=4))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    moments=st.lists(st.sampled_from([0.0, 1.0, 2.0, 5.0, 6.0, 20.0, 21.0, 90.0]), min_size=2, max_size=5),
+    widths=st.lists(st.integers(1, 4), min_size=5, max_size=5),
+    delays=st.lists(st.sampled_from([0.0, 0.0, 0.5, 1.0, 4.0, 15.0, 70.0]), min_size=5, max_size=5),
+    most=st.lists(st.integers(1, 4), min_size=5, max_size=5),
+    q=st.sampled_from([0.0, 3.0]),
+    b=st.sampled_from([0.0, 1.0, 4.0, 15.0, 60.0]),
+    value=st.sampled_from([0.3, 1.0, 2.0, 10.0, 100.0]),
+)
+def test_no_schedule_by_the_clock_is_below_the_bound(
+    moments: list[float], widths: list[int], delays: list[float], most: list[int], q: float, b: float, value: float
+) -> None:
+    """Graphs are delayed and given fewer workers at will; workers that are known to be needed come in time."""
+    moments = sorted(moments)
+    free: list[list[tuple[float, float]]] = [[] for _ in range(4)]
+    waited_s = 0.0
+    for moment, width, delay_s, workers in zip(moments, widths, delays, most, strict=False):
+        begin_s = max(moment + delay_s, q + b)
+        ends: list[float] = []
+        for _ in range(width):  # a second each, by the worker of the smallest rank that is free first
+            mine = min(free[:workers], key=lambda busy: max(begin_s, busy[-1][1] if busy else 0.0))
+            at_s = max(begin_s, mine[-1][1] if mine else 0.0)
+            mine.append((at_s, at_s + 1))
+            ends.append(at_s + 1)
+        waited_s += max(ends) - moment
+    billed_s = 0.0
+    for busy in filter(None, free):
+        billed_s += b + len(busy) + sum(min(b, after[0] - before[1]) for before, after in itertools.pairwise(busy))
+    workload = by_clock([chain_and_rest(1, width - 1) for width, _ in zip(widths, moments, strict=False)], moments)
+    bound = lower_bound(workload, Start(q, b), time_value=value, maximum=4)
+    assert bound <= objective(waited_s, billed_s, time_value=value) * (1 + 1e-9)
 
 
 def test_a_price_scales_what_is_billed() -> None:

@@ -253,8 +253,7 @@ class Nursery:
         try:
             pid = os.fork()
             if pid == 0:
-                settle(job.group, writer, parent)
-                self.abandon()
+                self.leave(job.group, writer, parent)
                 raise Born(lambda: become_worker(worker, message))
             with contextlib.suppress(OSError):  # parent and child both: whoever comes first, nobody waits
                 os.setpgid(pid, job.group or pid)
@@ -263,6 +262,15 @@ class Nursery:
         job.group = job.group or pid
         job.pids.add(pid)
         self.tell_guard("+", job.group)
+
+    def leave(self, group: int, writer: int, parent: int) -> None:
+        """In a child: stop being the helper. What fails here must not come back to the helper's loop."""
+        try:
+            self.abandon()
+            settle(group, writer, parent)
+        except OSError as problem:
+            os.write(writer, f"The worker could not be started: {problem}\n".encode())
+            os._exit(1)
 
     def abandon(self) -> None:
         """In a child: close what belongs to the helper, through its objects, so that none closes it again later."""
@@ -441,8 +449,11 @@ def refresh() -> None:
 # --- the program -------------------------------------------------------------------------------------------------
 
 
-def start_guard() -> tuple[int, int]:
-    """Fork the guard; returns its process id and the pipe on which it is told ``+GROUP`` and ``-GROUP``."""
+def start_guard(control: int) -> tuple[int, int]:
+    """Fork the guard; returns its process id and the pipe on which it is told ``+GROUP`` and ``-GROUP``.
+
+    ``control`` is not its own: while it held that, the owner would not see the helper's end.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid:
@@ -451,8 +462,8 @@ def start_guard() -> tuple[int, int]:
     os.setsid()
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
-    os.closerange(3, reader)
-    os.closerange(reader + 1, 256)
+    os.close(control)
+    os.close(writer)
     groups: set[int] = set()
     with os.fdopen(reader) as lines:
         for line in lines:
@@ -475,15 +486,15 @@ def prepare() -> None:
 
 def main() -> None:
     """Be the helper, or, once forked, a worker."""
-    options = json.loads(sys.argv[2])
+    control, options = int(sys.argv[1]), json.loads(sys.argv[2])
     sys.path[:] = options["path"]
-    guard_pid, guard = start_guard()
+    guard_pid, guard = start_guard(control)
     control_process(PR_SET_CHILD_SUBREAPER, 1)  # orphans of workers come to us, so that their groups do vanish
     work: Callable[[], None] | None = None
     if options["fork"]:
         prepare()
     try:
-        Nursery(socket.socket(fileno=int(sys.argv[1])), guard, options).run()
+        Nursery(socket.socket(fileno=control), guard, options).run()
     except Born as born:
         work = born.work
     if work is not None:

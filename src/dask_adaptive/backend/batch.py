@@ -16,6 +16,7 @@ from dask_adaptive.backend.command import with_preload, worker_config
 from dask_adaptive.backend.dialect import Answer, Call, Dialect
 from dask_adaptive.backend.known import Known
 from dask_adaptive.backend.login import Login
+from dask_adaptive.backend.logs import Logs
 from dask_adaptive.backend.private import PrivateFiles
 from dask_adaptive.backend.runner import Here, Runner
 from dask_adaptive.backend.script import environment_file, job_script
@@ -39,7 +40,6 @@ LONGEST_POLL_S = 60.0
 SLOW_S = 10.0
 """After how long a command that does not answer is told of."""
 
-LOG_BYTES = 100_000
 TRIES = 3
 """How often a batch that is over a limit is tried again, with a quarter of its jobs each time."""
 
@@ -55,7 +55,10 @@ class BatchSystem:
         The language of the system.
     log_directory:
         Where the output of jobs goes, one file for each; also, in a private folder that is removed at the end, what
-        jobs read (variables, credentials). On a file system that the jobs see; kept. ``~`` is home.
+        jobs read (variables, credentials). On a file system that the jobs see. ``~`` is home.
+    logs_kept:
+        How many files of jobs that are over stay there, the newest; a file of a living job always. Up to twice as many
+        while the cluster lives. None: all.
     login:
         ``user@host``, as ``ssh`` takes it: the login node where the commands are run. Default: here.
     runner:
@@ -85,6 +88,7 @@ class BatchSystem:
         dialect: Dialect,
         *,
         log_directory: str = "~/.dask-adaptive/logs",
+        logs_kept: int | None = 100,
         login: str | None = None,
         runner: Runner | None = None,
         timeout_s: float = 120.0,
@@ -97,13 +101,15 @@ class BatchSystem:
             raise ConfigError("timeout_s and poll_s must be positive, and submit_gap_s not negative")
         if max_pending is not None and max_pending < 1:
             raise ConfigError(f"max_pending must be at least 1, not {max_pending!r}")
+        if logs_kept is not None and logs_kept < 0:
+            raise ConfigError(f"logs_kept must not be negative, not {logs_kept!r}")
         if "%" in log_directory:
             raise ConfigError(f"log_directory must not contain '%': {log_directory!r}")
         self.dialect = dialect
         self.name = dialect.name
         self.lag_s = dialect.lag_s
         self.timeout_s = timeout_s
-        self.log_directory = log_directory
+        self.log_directory, self.logs_kept = log_directory, logs_kept
         if login is not None and runner is not None:
             raise ConfigError("give login= or runner=, not both")
         self.runner: Runner = (Here() if login is None else Login(login)) if runner is None else runner
@@ -113,8 +119,8 @@ class BatchSystem:
         self._probing = asyncio.Lock()
         self._probed = False
         self._closed = False
-        self._logs = ""
         self._known = Known()
+        self._logs = Logs(self.runner, log_directory, logs_kept)
         self._private = PrivateFiles(self.runner, log_directory)
         self._unsure: set[str] = set()
         self._commands = asyncio.Semaphore(IN_FLIGHT)
@@ -165,6 +171,7 @@ class BatchSystem:
                 self._submitted_s = time.monotonic()
             self._unsure.discard(batch.tag)
         self._known.submitted(ids, batch.names, self._submitted_s)
+        self._logs.submitted(ids, batch.names)
         self._quiet = 1.0
         return ids
 
@@ -184,6 +191,7 @@ class BatchSystem:
                 job.id for job in listed if job.name.startswith(cluster) and job.state is JobState.ENDED
             )
             await self._recall(cluster)
+            await self._prune(slack=self.logs_kept or 0)
         return self._known.jobs(cluster)
 
     async def cancel(self, ids: Collection[JobId]) -> None:
@@ -202,17 +210,10 @@ class BatchSystem:
         name = self._known.name(id)
         if name is None:
             return ""
-        tag, _, number = name.partition(".")
-        pattern = await self._log(tag)
-        own = pattern.replace("%", str(int(number) + self.dialect.first))
-        for path in dict.fromkeys((self.dialect.log(id, pattern), own)):
-            text = await self.runner.tail(path, LOG_BYTES)
-            if text:
-                return text
-        return ""
+        return await self._logs.read(self.dialect, id, name)
 
     async def aclose(self) -> None:
-        """Remove the private files, unless jobs that go on need them.
+        """Remove the private files, unless jobs that go on need them, and the oldest logs.
 
         Jobs whose submit had no answer are looked for once more, and ended.
         """
@@ -221,6 +222,7 @@ class BatchSystem:
             with suppress(BackendError, asyncio.TimeoutError):
                 await within(2 * SLOW_S, self._end_unsure())
             self._unsure.clear()
+        await self._prune()
         if not self._known.reading:
             with suppress(BackendError):
                 await self._private.remove()
@@ -284,14 +286,8 @@ class BatchSystem:
         config = worker_config(spec) if spec.preload else with_preload(worker_config(spec), leaving)
         environment = await place(key, environment_file(config, spec), "sh")
         spec = replace(spec, tls=tls, preload=(leaving, *spec.preload) if spec.preload else ())
-        self._logs = ""  # somebody may have removed the folder
-        log = await self._log(batch.tag)
+        log = await self._logs.pattern(batch.tag, anew=True)
         return spec, job_script(self.dialect, batch.tag, spec, log=log, environment=environment)
-
-    async def _log(self, tag: str) -> str:
-        if not self._logs:
-            self._logs = await self.runner.folder(self.log_directory)
-        return f"{self._logs}/{tag}.%.log"
 
     async def _end_unsure(self) -> None:
         ids = [job.id for job in await self._list() if job.name.partition(".")[0] in self._unsure]
@@ -321,6 +317,13 @@ class BatchSystem:
             with suppress(BackendError):
                 answers = [await self._ask(call) for call in calls]
                 self._known.recalled(_understood(self.dialect.recalled, answers), now_s)
+
+    async def _prune(self, *, slack: int = 0) -> None:
+        """Remove old logs. That it cannot be done is no error."""
+        with suppress(BackendError, asyncio.TimeoutError):
+            call = await within(SLOW_S, self._logs.surplus(self.dialect, self._known.over, slack=slack))
+            if call is not None:
+                await within(SLOW_S, self._ask(call))
 
     # --- commands ---
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
+from dask_adaptive.backend.dialect import STARTED, TAG, Answer, Call, Directive
 from dask_adaptive.backend.templates import PLACE, Template, check_template, filled, words_of
 from dask_adaptive.errors import BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Spec
@@ -29,7 +29,7 @@ PLACES: Mapping[str, Collection[str]] = {
 
 @dataclass(frozen=True)
 class Custom:
-    """A batch system by its user's own commands: lists of words, or texts that are split as a shell does it.
+    """Jobs by commands of your own. Each is given as words: lists of words, or texts that are split as a shell does it.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ class Custom:
     index:
         Shell word for the number of a job in its batch, from 0, such as ``${MY_INDEX:-0}``.
     attempt:
-        Shell word that is another one each time that a job is started again. Default: the second of its start.
+        Shell word that is another one each time that a job is started again. Default: the second of
+        its start, and the number of its process.
     lag_s, largest:
         How far the list may run behind, in seconds, and how many jobs to ask for at once.
 
@@ -70,7 +71,7 @@ class Custom:
     cancel_command: Template = ()
     log_path: str = ""
     index: str = "${DASK_ADAPTIVE_INDEX:-0}"
-    attempt: str = "$(date +%s)"
+    attempt: str = STARTED
     lag_s: float = 10.0
     poll_s: float = 5.0
     largest: int = 1000

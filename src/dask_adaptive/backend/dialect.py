@@ -14,10 +14,13 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from dask_adaptive.model import Job, JobId, Spec
 
-__all__ = ["TAG", "Answer", "Call", "Dialect", "Directive"]
+__all__ = ["STARTED", "TAG", "Answer", "Call", "Dialect", "Directive"]
 
 TAG = re.compile(r"[a-z][a-z0-9]{7}")
 """The names that our batches have; the first four characters are the cluster's key."""
+
+STARTED = "$(date +%s)_$$"
+"""Shell word for one start of a job: the second, and its shell, as a job may be started again within that second."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
+from dask_adaptive.backend.dialect import STARTED, TAG, Answer, Call, Directive
 from dask_adaptive.errors import BackendError, Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Request, Spec
 
@@ -41,7 +41,7 @@ AT_ONCE = 1000  # ids in one command: one that goes over SSH has to fit into 128
 
 @dataclass(frozen=True)
 class HTCondor:
-    """The language of HTCondor. Directives are lines of the submit description, such as ``requirements = HasGlibc``.
+    """Jobs of HTCondor. Directives are lines of the submit description, such as ``requirements = HasGlibc``.
 
     The job script is a private file, and redirects its output itself: both have to be on a file system that jobs see.
     """
@@ -52,7 +52,7 @@ class HTCondor:
     prefix: str = ""
     index: str = "${DASK_ADAPTIVE_INDEX:-0}"
     first: int = 0
-    attempt: str = "$(date +%s)"  # the second of its start: a job is not told how often it was started
+    attempt: str = STARTED  # a job is not told how often it was started
     lag_s: float = 5.0
     poll_s: float = 5.0
     largest: int = 5000

@@ -126,6 +126,10 @@ class Known:
         """Those among these ids that are known and have not ended, each once."""
         return [each for each in dict.fromkeys(ids) if each in self._seen and not self._seen[each].ended_s]
 
+    def over(self, id: JobId) -> bool:
+        """Whether a job has ended, or is forgotten."""
+        return id not in self._seen or bool(self._seen[id].ended_s)
+
     def name(self, id: JobId) -> str | None:
         """The name of a job, if it is known."""
         seen = self._seen.get(id)

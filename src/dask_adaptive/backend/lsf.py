@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
+from dask_adaptive.backend.dialect import STARTED, TAG, Answer, Call, Directive
 from dask_adaptive.errors import Ambiguous, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Spec
 
@@ -45,7 +45,7 @@ STATES: Mapping[str, tuple[JobState, str]] = {  # see the manual of bjobs, "STAT
 
 @dataclass(frozen=True)
 class Lsf:
-    """LSF.
+    """Jobs of LSF and OpenLava.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Lsf:
     tells_json: bool = False  # from here on: as probed
     largest: int = 1000
     name, prefix, index, first, lag_s, poll_s = "lsf", "#BSUB", "${LSB_JOBINDEX}", 1, 10.0, 5.0
-    attempt = '$([ -z "${LSB_RESTART:-}" ] && echo 0 || echo $$)'  # it tells that, not how often
+    attempt = f'$([ -z "${{LSB_RESTART:-}}" ] && echo 0 || echo "{STARTED}")'  # it tells that, not how often
 
     def __post_init__(self) -> None:
         if self.units and self.units.lower() not in UNITS:

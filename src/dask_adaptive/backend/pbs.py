@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
+from dask_adaptive.backend.dialect import STARTED, TAG, Answer, Call, Directive
 from dask_adaptive.errors import Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Spec
 
@@ -32,31 +32,30 @@ AT_ONCE = 500  # ids in one command: one that goes over SSH has to fit into 128 
 
 @dataclass(frozen=True)
 class Pbs:
-    """The language of PBS Pro and OpenPBS. ``largest`` and ``history`` (of ended jobs) are learned from the server."""
+    """Jobs of PBS Pro and OpenPBS. ``largest``, ``history`` (of ended jobs) and ``user`` (us) are learned."""
 
     options, gone = (), frozenset({0, 35, 153, 156})  # qdel: finished, unknown, no element
 
     name: str = "pbs"
-    prefix: str = "#PBS"
+    prefix, first, lag_s, poll_s = "#PBS", 0, 5.0, 5.0
     index: str = "${PBS_ARRAY_INDEX:-0}"
-    first: int = 0
-    attempt: str = "$(date +%s)"  # the second of its start: a job is not told how often it was started
-    lag_s: float = 5.0
-    poll_s: float = 5.0
+    attempt: str = STARTED  # a job is not told how often it was started
     largest: int = 1000
     history: bool = False
+    user: str = ""
 
     def probe(self) -> Sequence[Call]:
-        """The attributes of the server."""
-        return [Call(("qstat", "-B", "-f"))]
+        """The attributes of the server, and who we are: all users' jobs are listed, and a name can be forged."""
+        return [Call(("qstat", "-B", "-f")), Call(("id", "-un"))]
 
     def probed(self, answers: Sequence[Answer]) -> Pbs:
-        """Whether there is a history, and how large an array may be."""
+        """Whether there is a history, how large an array may be, and whose jobs are ours."""
         if NO_SERVER.search(said := answers[0].said + answers[0].stdout):
             raise _failure(answers[0], Unavailable)
         largest = re.search(r"^\s*max_array_size = (\d+)$", said, re.M)
         history = re.search(r"^\s*job_history_enable = True$", said, re.M) is not None
-        return replace(self, history=history, largest=int(largest[1]) if largest else self.largest)
+        size, user = int(largest[1]) if largest else self.largest, answers[1].stdout.strip()
+        return replace(self, history=history, largest=size, user=user)
 
     def directives(self, spec: Spec, log: str) -> Sequence[Directive]:
         """Queue, account, walltime, one chunk (``select=1:ncpus=..``) for each node; both streams into one file."""
@@ -101,7 +100,7 @@ class Pbs:
         (answer,) = answers
         if answer.exit_code != 0:
             raise _failure(answer, Unavailable)
-        return list(jobs_of(_paragraphs(answer)))
+        return list(jobs_of(_paragraphs(answer), self.user))
 
     def recall(self, ids: Sequence[JobId]) -> Sequence[Call]:
         """The history, where there is one: of an array at once, since each id costs the server some milliseconds."""
@@ -110,7 +109,7 @@ class Pbs:
 
     def recalled(self, answers: Sequence[Answer]) -> Sequence[Job]:
         """Those that ended. What is not known any more makes an exit code, and is left out."""
-        return [job for each in answers for job in jobs_of(_paragraphs(each)) if job.state is JobState.ENDED]
+        return [job for one in answers for job in jobs_of(_paragraphs(one), self.user) if job.state is JobState.ENDED]
 
     def cancel(self, ids: Collection[JobId]) -> Sequence[Call]:
         """Element by element: ``qdel`` of a large array as a whole may never come back (seen with Torque)."""
@@ -151,11 +150,12 @@ def span(count: int, spec: Spec) -> str:
     return f"0-{count - 1}" + f"%{spec.request.throttle}" * bool(spec.request.throttle)
 
 
-def jobs_of(found: Mapping[str, Mapping[str, str]]) -> Iterator[Job]:
-    """The jobs with a name of ours, from their attributes by id."""
+def jobs_of(found: Mapping[str, Mapping[str, str]], user: str) -> Iterator[Job]:
+    """The jobs of this user with a name of ours, from their attributes by id."""
     for job_id, about in found.items():
         name, letter = re.sub(r"-\d+$", "", about.get("Job_Name", "")), about.get("job_state", "")
-        if not TAG.fullmatch(name) or "[]" in job_id:
+        owner = about.get("Job_Owner", "").partition("@")[0]
+        if not TAG.fullmatch(name) or "[]" in job_id or (user and owner not in ("", user)):
             continue
         if letter not in STATES:
             raise Garbled(f"qstat shows {job_id} in the unknown state {letter!r}")

@@ -12,7 +12,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from dask_adaptive.backend.dialect import TAG, Answer, Call, Directive
+from dask_adaptive.backend.dialect import STARTED, TAG, Answer, Call, Directive
 from dask_adaptive.errors import Ambiguous, Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Job, JobId, JobState, Spec
 
@@ -32,7 +32,7 @@ WORDS, ENDED = ("taskid", "jobnumber", "exit_status", "failed"), re.compile(r"[1
 
 @dataclass(frozen=True)
 class Sge:
-    """Grid Engine.
+    """Jobs of Grid Engine.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ class Sge:
     lag_s: float = 20.0
 
     name, prefix, index, first = "sge", "#$", "${SGE_TASK_ID}", 1
-    attempt = '$([ "${RESTARTED:-0}" = 0 ] && echo 0 || date +%s)'  # it tells that, not how often
+    attempt = f'$([ "${{RESTARTED:-0}}" = 0 ] && echo 0 || echo "{STARTED}")'  # it tells that, not how often
     poll_s, lists_ended = 2.0, False
 
     def probe(self) -> Sequence[Call]:

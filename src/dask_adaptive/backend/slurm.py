@@ -44,7 +44,7 @@ _ERRORS: Sequence[tuple[Callable[..., BackendError], str]] = (
 
 @dataclass(frozen=True)
 class Slurm:
-    """``largest`` and ``accounting`` are learned from the controller's configuration."""
+    """Jobs of Slurm. ``largest`` and ``accounting`` are learned from the controller's configuration."""
 
     options = ()
     name: str = "slurm"

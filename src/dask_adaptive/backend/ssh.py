@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import dask.config
-
 from dask_adaptive.backend._link import Link, Message
+from dask_adaptive.backend._orders import listed_by, message_of, order_of
 from dask_adaptive.backend._places import ANSWER_S, Place, Places, tell
-from dask_adaptive.backend.command import (
-    MODULE,
-    terminate_bytes,
-    worker_arguments,
-    worker_config,
-    worker_environment,
-)
 from dask_adaptive.backend.contracts import Wake
 from dask_adaptive.backend.hosts import Host, hosts_of
 from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, NoCapacity, Rejected, Unavailable
-from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
+from dask_adaptive.model import Batch, Job, JobId, JobState, Shape
 from dask_adaptive.waiting import within
 
 __all__ = ["Ssh"]
@@ -136,7 +129,7 @@ class Ssh:
 
     async def _submit(self, batch: Batch) -> Sequence[JobId]:
         await self._places.meet()
-        message, names = await _message(batch, self._environment), list(batch.names)
+        message, names = await message_of(batch, self._environment), list(batch.names)
         started: dict[str, JobId] = {}
         unsure: list[str] = []
         refusals: list[str] = []
@@ -167,12 +160,17 @@ class Ssh:
         return list(found.values())
 
     async def cancel(self, ids: Collection[JobId]) -> None:
-        """SIGTERM to the process groups, SIGKILL after ``grace_s``; on a host that is lost, when it is back."""
+        """SIGTERM to the process groups, SIGKILL after ``grace_s``; on a host that is lost, when it is back.
+
+        An id names its host: one that is no longer among ``hosts`` is connected to for this.
+
+        Raises ``Unavailable`` where a host cannot be reached; the jobs of the others are told all the same.
+        """
         wanted: dict[str, list[JobId]] = {}
         for each in ids:
-            wanted.setdefault(each.partition("@")[2], []).append(each)
-        places = (place for place in self._places if place.host.label in wanted)
-        told = (self._cancelled(place, wanted[place.host.label]) for place in places)
+            wanted.setdefault(_label(each), []).append(each)
+        wanted.pop("", None)
+        told = (self._cancelled(label, there) for label, there in wanted.items())
         errors = await asyncio.gather(*told, return_exceptions=True)
         for error in errors:
             if isinstance(error, BaseException):
@@ -180,12 +178,11 @@ class Ssh:
 
     async def log(self, id: JobId) -> str:
         """The newest ``log_bytes`` of what the job printed, from its host, for a day after its end."""
-        name, _, label = id.partition("@")
-        place = self._places.named(label)
-        if place is None:
+        label = _label(id)
+        if not label:
             return ""
-        link = await self._places.link(place)
-        return str((await link.call({"op": "log", "name": name}, ANSWER_S))["text"])
+        async with self._linked(label) as link:
+            return str((await link.call({"op": "log", "name": id.partition("@")[0]}, ANSWER_S))["text"])
 
     async def aclose(self) -> None:
         """End the connections; the jobs go on."""
@@ -217,7 +214,7 @@ class Ssh:
         ids = {name: JobId(f"{name}@{place.host.label}") for name in names}
         try:
             link = await self._places.link(place)
-            jobs = [_job(batch, name, ids[name], link.hello["place"]) for name in names]
+            jobs = [order_of(batch, name, ids[name], link.hello["place"]) for name in names]
             refused = (await link.call({**message, "jobs": jobs}, self.timeout_s / 2))["refused"]
         except Unavailable as error:
             return {}, [], dict.fromkeys(names, str(error))
@@ -264,61 +261,48 @@ class Ssh:
         place.alive = {JobId(each["id"]) for each in answer["jobs"] if each["state"] != JobState.ENDED.value}
         if place.alive and time.monotonic() >= place.retry_s:
             place.serves()
-        return [_listed(each, place.host.label) for each in answer["jobs"] if each["cluster"] == cluster]
+        return [listed_by(each, place.host.label) for each in answer["jobs"] if each["cluster"] == cluster]
 
-    async def _cancelled(self, place: Place, ids: Collection[JobId]) -> None:
-        if place.link is None and place.lost:
+    async def _cancelled(self, label: str, ids: Collection[JobId]) -> None:
+        place = self._places.named(label)
+        if place is not None and place.link is None and place.lost:
             place.told |= set(ids)
             return
-        link = await self._places.link(place)
         try:
-            await tell(link, ids)
-        except Ambiguous as error:
-            raise Unavailable(str(error)) from error
+            async with self._linked(label) as link:
+                await tell(link, ids)
+        except (Ambiguous, Unavailable) as error:
+            why = "" if place is not None else f"{len(ids)} jobs on a host that is no longer in hosts= may live on: "
+            raise Unavailable(f"{why}{error}") from error
+
+    @asynccontextmanager
+    async def _linked(self, label: str) -> AsyncIterator[Link]:
+        """The connection to a host; to one that is not ours any more, one for this alone."""
+        place = self._places.named(label)
+        if place is not None:
+            yield await self._places.link(place)
+            return
+        (host,) = hosts_of([label])
+        link = await self._opened(host, lambda _: None, lambda *_: None)
+        try:
+            yield link
+        finally:
+            await link.aclose()
 
 
-# --- the parts without state --------------------------------------------------------------------------------------
+def _label(id: JobId) -> str:
+    """The host that an id names, as ``Host.label``; empty for an id that was never ours."""
+    match = re.fullmatch(r"\w+\.\d+@(\S+)", id)
+    if match is None:
+        return ""
+    try:
+        (host,) = hosts_of([match[1]])
+    except ConfigError:
+        return ""
+    return host.label
 
 
 def _expanded(value: Any) -> Any:
     if isinstance(value, str | os.PathLike):
         return str(Path(value).expanduser())
     return [_expanded(each) for each in value]
-
-
-async def _message(batch: Batch, environment: Mapping[str, str]) -> Message:
-    """What is the same for all jobs of a batch."""
-    config = worker_config(batch.spec)
-    bare = replace(batch.spec, environment={})
-    high = {"DASK_INTERNAL_INHERIT_CONFIG": dask.config.serialize(config), "PYTHONUNBUFFERED": "1"}
-    try:
-        secrets = {key: await asyncio.to_thread(Path(path).read_text) for key, path in batch.spec.tls.items()}
-    except OSError as error:
-        raise Rejected(f"the TLS files of the job cannot be read: {error}") from error
-    return {
-        "op": "start",
-        "low": worker_environment({}, config, bare),
-        "high": {**high, **environment, **batch.spec.environment},
-        "secrets": secrets,
-        "limit_bytes": terminate_bytes(config, batch.spec),
-        "memory_bytes": batch.spec.shape.memory_bytes,
-        "gpus": 0 if batch.spec.command else batch.spec.gpus,
-    }
-
-
-def _job(batch: Batch, name: str, id: JobId, place: str) -> Message:
-    """One job of a start message; ``place`` is where the host keeps the folders of jobs."""
-    spec = batch.spec
-    workers = [list(spec.command)] if spec.command else _workers(spec, name, f"{place}/{name}")
-    return {"name": name, "id": id, "cluster": batch.cluster, "workers": workers}
-
-
-def _workers(spec: Spec, job: str, folder: str) -> list[list[str | None]]:
-    spec = replace(spec, tls={key: f"{folder}/{key}" for key in spec.tls})
-    return [[None, "-m", MODULE, *worker_arguments(spec, job, i)] for i in range(spec.shape.workers)]
-
-
-def _listed(said: Mapping[str, Any], label: str) -> Job:
-    state = JobState(said["state"])
-    reason = said["reason"] or (f"on {label}" if state is JobState.RUNNING else "")
-    return Job(JobId(said["id"]), said["name"], state, reason, said["exit_code"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dask_adaptive.backend.dialect import Answer, Call, Directive
 from dask_adaptive.backend.pbs import Pbs, jobs_of, per_node, span
@@ -20,13 +20,13 @@ from dask_adaptive.model import Job, JobId, Spec
 
 __all__ = ["Torque"]
 
-FIELDS = re.compile(r"<(Job_Name|job_state|comment|exit_status)>(.*?)</\1>", re.S)
+FIELDS = re.compile(r"<(Job_Name|Job_Owner|job_state|comment|exit_status)>(.*?)</\1>", re.S)
 JOB = re.compile(r"<Job><Job_Id>(.*?)</Job_Id>(.*?)</Job>", re.S)
 
 
 @dataclass(frozen=True)
 class Torque(Pbs):
-    """The language of Torque. ``largest``: more elements in one array hold up the server, and ``qdel`` with it."""
+    """Jobs of Torque. ``largest``: more elements in one array hold up the server, and ``qdel`` with it."""
 
     gone = frozenset({0, 153, 170})
     """What qdel says of a job that has ended: is not known, is complete."""
@@ -36,12 +36,12 @@ class Torque(Pbs):
     largest: int = 200
 
     def probe(self) -> Sequence[Call]:
-        """Nothing: what differs between versions is not used."""
-        return []
+        """Who we are; what differs between versions is not used."""
+        return [Call(("id", "-un"))]
 
-    def probed(self, answers: Sequence[Answer]) -> Torque:  # noqa: ARG002
-        """Itself."""
-        return self
+    def probed(self, answers: Sequence[Answer]) -> Torque:
+        """The one that knows whose jobs are ours."""
+        return replace(self, user=answers[0].stdout.strip())
 
     def resources(self, spec: Spec) -> Sequence[Directive]:
         """``nodes=1:ppn=..``, and the memory of the whole job."""
@@ -77,7 +77,7 @@ class Torque(Pbs):
             job_id: {name: html.unescape(value) for name, value in FIELDS.findall(about)}
             for job_id, about in JOB.findall(text)
         }
-        return list(jobs_of(found))
+        return list(jobs_of(found, self.user))
 
     def recall(self, ids: Sequence[JobId]) -> Sequence[Call]:  # noqa: ARG002
         """Nothing: there is no history beyond the list."""

@@ -11,10 +11,12 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import IO
 from urllib.parse import urlsplit
 
 import msgspec
@@ -26,6 +28,7 @@ __all__ = ["Far", "Forward", "forward", "is_far", "look_up"]
 
 FETCH_S = 120.0
 FORWARD_S = 30.0
+LONGEST_REST_S = 60.0
 
 ALIVE = ("-o", "ExitOnForwardFailure=yes", "-o", "ServerAliveInterval=15", "-o", "ServerAliveCountMax=3")
 UNKNOWN = 44
@@ -105,6 +108,9 @@ def look_up(word: str, ssh: Sequence[str] = ("ssh",)) -> tuple[Running, tuple[st
 class Forward:
     """Ports of this machine that lead to places which another machine can reach, for as long as this process lives.
 
+    When SSH ends, it is begun again on the same ports until ``close``: after a second, then, while it gets nowhere,
+    after two, four and so on up to a minute.
+
     Parameters
     ----------
     destination:
@@ -122,7 +128,7 @@ class Forward:
     Raises
     ------
     EngineError
-        If the connection cannot be made.
+        If the connection cannot be made at first.
     """
 
     def __init__(self, destination: str, places: Sequence[str], ssh: Sequence[str] = ("ssh",)) -> None:
@@ -131,19 +137,27 @@ class Forward:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         pairs = zip(self.ports, places, strict=True)
         self._ways = [word for port, place in pairs for word in ("-L", f"127.0.0.1:{port}:{place}")]
-        command = [*ssh, "-N", "-T", *ALIVE, *self._ways, destination]
-        self._process = subprocess.Popen(  # noqa: S603 - the shell runs a text of ours; the rest are words
+        self._lock, self._closed = threading.Lock(), threading.Event()
+        self._process = self._begun()
+        self._keeper = threading.Thread(target=self._keep, name=f"forward to {destination}", daemon=True)
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+        self._keeper.start()
+
+    def _begun(self) -> subprocess.Popen[bytes]:
+        self._said.seek(0)
+        self._said.truncate()
+        command = [*self._ssh, "-N", "-T", *ALIVE, *self._ways, self._destination]
+        return subprocess.Popen(  # noqa: S603 - the shell runs a text of ours; the rest are words
             ["/bin/sh", "-c", TIED, "sh", *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=self._said,
             start_new_session=True,  # ctrl-C is for us only
         )
-        try:
-            self._wait()
-        except BaseException:
-            self.close()
-            raise
 
     def _wait(self) -> None:
         deadline = time.monotonic() + FORWARD_S
@@ -156,21 +170,40 @@ class Forward:
                 raise EngineError(f"no way to {self._destination} within {FORWARD_S:g} s")
             time.sleep(0.05)
 
+    def _keep(self) -> None:
+        """Begin again whenever SSH ended."""
+        failures = 0
+        while True:
+            self._process.wait()
+            if self._closed.wait(min(LONGEST_REST_S, 2.0**failures)):
+                return
+            failures += 1
+            with suppress(OSError, ValueError, EngineError):  # ValueError: closed just now
+                with self._lock:
+                    if self._closed.is_set():
+                        return
+                    _close(self._process.stdin)
+                    self._process = self._begun()
+                self._wait()
+                failures = 0
+
     def close(self) -> None:
         """Close the way. Safe to call twice."""
+        with self._lock:
+            self._closed.set()
         if any(_listens(port) for port in self.ports):  # a shared connection (ControlMaster) would keep it open
             with suppress(OSError, subprocess.TimeoutExpired):
                 cancel = [*self._ssh, "-O", "cancel", *self._ways, self._destination]
                 subprocess.run(cancel, capture_output=True, timeout=5, check=False)  # noqa: S603
-        for pipe in (self._process.stdin, self._said):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
+        _close(self._process.stdin)
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+        if self._keeper.ident is not None:
+            self._keeper.join()
+        _close(self._said)
 
 
 def forward(word: str, ssh: Sequence[str] = ("ssh",)) -> tuple[Running, tuple[str, ...], Forward]:
@@ -182,6 +215,12 @@ def forward(word: str, ssh: Sequence[str] = ("ssh",)) -> tuple[Running, tuple[st
     address = f"{scheduler.scheme}://127.0.0.1:{way.ports[0]}"
     dashboard = page._replace(netloc=f"127.0.0.1:{way.ports[-1]}").geturl() if page.netloc else ""
     return replace(running, address=address, dashboard=dashboard), credentials, way
+
+
+def _close(file: IO[bytes] | None) -> None:
+    if file is not None:
+        with suppress(OSError):
+            file.close()
 
 
 def _free_ports(count: int) -> list[int]:

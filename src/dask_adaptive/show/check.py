@@ -6,12 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dask.utils import format_bytes, format_time
+from dask.utils import format_bytes
 
 from dask_adaptive.description import Description
 from dask_adaptive.model import Limits, Shape
 from dask_adaptive.options import PoolOptions
 from dask_adaptive.registry import load_policy
+from dask_adaptive.show.report import duration
 
 __all__ = ["Meaning", "PoolMeaning", "meaning_of", "sentences"]
 
@@ -165,11 +166,11 @@ def _about_policy(meaning: Meaning) -> Iterator[str]:
     about = (load_policy(meaning.policy).__doc__ or "").strip().partition("\n\n")[0].replace("\n", " ")
     yield f"Its size follows its work by the policy {meaning.policy}{options}."
     yield f"  {' '.join(about.split())}"
-    yield f"  A new graph counts at once, everything else within {format_time(meaning.interval_s).strip()}."
+    yield f"  A new graph counts at once, everything else within {duration(meaning.interval_s)}."
     if meaning.wait_s is None:
         yield "  It decides itself how long idle jobs are kept."
     else:
-        yield f"  Nothing is given up that was needed within the last {format_time(meaning.wait_s).strip()}."
+        yield f"  Nothing is given up that was needed within the last {duration(meaning.wait_s)}."
     if len(meaning.pools) > 1:
         yield "  Work goes to the cheapest pool that can run it; of equal ones to the first."
 
@@ -182,7 +183,7 @@ def _about_the_rest(meaning: Meaning) -> Iterator[str]:
     if meaning.journal is not None:
         yield f"Every round is written to {meaning.journal}."
     if meaning.idle_timeout_s is not None:
-        yield f"It ends after {format_time(meaning.idle_timeout_s).strip()} without work and clients."
+        yield f"It ends after {duration(meaning.idle_timeout_s)} without work and clients."
     if meaning.on_event:
         yield f"Troubles are told to: {_plain(meaning.on_event)}."
     if meaning.head["where"] == "job":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterable, Mapping
@@ -235,7 +236,8 @@ def _about(point: EntryPoint) -> dict[str, str]:
         words = point.load().__doc__ or ""
     except ImportError as error:
         return {"about": "", "error": f"cannot be used here: {error}"}
-    return {"about": words.strip().partition("\n\n")[0].replace("\n", " "), "error": ""}
+    paragraph = " ".join(words.strip().partition("\n\n")[0].split())
+    return {"about": re.split(r"(?<=\.)\s", paragraph)[0], "error": ""}
 
 
 # --- report ----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -160,7 +161,8 @@ def _show(about: Mapping[str, Any]) -> None:
 
     tasks = about["tasks"]
     click.echo(f"cluster {about['name']}, up for {_age(about['since_s'])}, process {about['pid']} on {about['host']}")
-    click.echo(f"{about['workers']} workers, {about['threads']} threads; tasks: {_counts(tasks)}")
+    sizes = [f"{about[each]} {each[:-1] if about[each] == 1 else each}" for each in ("workers", "threads")]
+    click.echo(f"{', '.join(sizes)}; tasks: {_counts(tasks)}")
     for pool in about["pools"]:
         top = "without limit" if pool["maximum"] is None else f"to {pool['maximum']}"
         size = f"{pool['jobs']} jobs, {pool['wanted']} wanted ({pool['minimum']} {top})"
@@ -180,13 +182,11 @@ def _watch(name: str) -> None:
     from dask_adaptive.head.attach import connect
     from dask_adaptive.show.live import LiveView
 
-    with connect(name) as cluster, LiveView(cluster, sys.stdout):
-        try:
+    with suppress(KeyboardInterrupt):  # also while it begins or ends
+        with connect(name) as cluster, LiveView(cluster, sys.stdout):
             while cluster.answers:
                 time.sleep(0.2)
-        except KeyboardInterrupt:
-            return
-    raise EngineError(f"cluster {name!r} does not answer any more")
+        raise EngineError(f"cluster {name!r} does not answer any more")
 
 
 @click.command(epilog=_examples("explain work"))

@@ -85,7 +85,15 @@ Examples:
 )
 @_described
 @click.option("--job/--no-job", default=True, show_default=True, help="Whether one real job is started as well.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(1), default=300.0, show_default=True, metavar="SECONDS")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(1),
+    default=300.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long the real job may take to come.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 @click.pass_context
 def doctor(context: click.Context, /, job: bool, timeout_s: float, as_json: bool, **flags: Any) -> None:

@@ -33,7 +33,7 @@ Examples:
 """
 )
 @click.argument("scheduler")
-@click.option("-o", "--output", type=_FILE, default=Path("run.json"), show_default=True)
+@click.option("-o", "--output", type=_FILE, default=Path("run.json"), show_default=True, help="The file to write.")
 @click.option("--for", "length", metavar="TIME", help='How long, such as "8h".  [default: until ctrl-C]')
 def record(scheduler: str, output: Path, length: str | None) -> None:
     """Write down what SCHEDULER, an address or the name of a cluster, runs from now on.

@@ -6,11 +6,18 @@ One second of waiting is worth ``time_value`` worker-seconds (λ), a worker-seco
 
 The bound holds for clairvoyant and preemptive policies too. With at most ``P_g`` workers busy at once in graph g,
 
-* its response is at least ``max(critical path, work / (slots · min(P_g, maximum)))``, the first one a start later;
+* it takes at least ``max(critical path, work / (slots · min(P_g, maximum)))`` from its submission on, or from when the
+  first worker can be there;
 * the workers are billed for the work itself, ``B`` for each start, and what they idle;
 * the k-th worker (by rank: the last come, the first gone) that is busy in two graphs was either idle between them or
-  started again, so it costs at least ``min(gap, B)`` once more. The gap is at least the time to think and the
-  responses of the graphs between. Where a release goes by the clock graphs may overlap, and no gap is certain.
+  started again, so it costs at least ``min(gap, B)`` once more.
+
+Where a graph comes when somebody has seen the result of the one before, the gap is at least the time to think and the
+responses of the graphs between. Where graphs come by the clock it is what is left between them when each takes the
+least time it can. Who takes d_g seconds longer for graph g makes gaps shorter by at most d_g at each rank, and pays
+λ · d_g for it. So the gaps of λ / c ranks can be charged in full; or those of fewer, and the rest of λ charges that
+fewer workers take longer. The bound holds for each such division of λ, and the largest one is taken. Where releases
+are of both kinds no gap is certain.
 
 Run time that one more busy worker saves falls with every worker, so the ranks can be minimised one by one.
 """
@@ -20,7 +27,8 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.sim.workload import Workload
@@ -67,65 +75,111 @@ def lower_bound(
     """
     if maximum < 1 or slots < 1:
         raise ConfigError(f"work needs at least 1 worker and 1 slot, not {maximum} and {slots}")
-    graphs = [_Work(graph.work_s / slots, graph.critical_s) for graph in workload.graphs if len(graph)]
-    if not graphs:
+    line = _line(workload, start.queue_s + start.billed_s, maximum, slots)
+    if not line.works:
         return 0.0
-    ranks = max(min(maximum, graph.width) for graph in graphs)
-    gaps = _gaps(workload)
-    certain = all(release.thinking for release in workload.releases[1:])
-    lengths = [graph.response_s(maximum) if certain else 0.0 for graph in graphs]
-    first_s = 0.0 if workload.releases[0].wait_s else start.queue_s + start.billed_s
-    waited_s = first_s + math.fsum(graph.response_s(1) for graph in graphs)
-    billed_s = math.fsum(graph.work_s for graph in graphs)
-    billed_s += start.billed_s + math.fsum(min(gap, start.billed_s) for gap in gaps[1:])
-    total = objective(waited_s, billed_s, time_value=time_value, price=price)
-    for rank in range(2, ranks + 1):
-        saves = [time_value * (graph.response_s(rank - 1) - graph.response_s(rank)) for graph in graphs]
-        total -= max(0.0, _gain(saves, gaps, lengths, start.billed_s, price))
-    return total
+    surely = objective(line.waited_s, math.fsum(work.work_s for work in line.works), time_value=time_value, price=price)
+    ranks = max(min(maximum, work.width) for work in line.works)
+    kept = _divisions(time_value, price, ranks) if line.by_clock else [0.0]
+    return surely + max(_beyond(line, ranks, start.billed_s, time_value, price, gaps) for gaps in kept)
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """``work_s`` seconds of work for whole workers, ``critical_s`` of them one after the other."""
+    """A graph of ``tasks``: ``work_s`` seconds of work for whole workers, ``critical_s`` of them one after the other.
+
+    With ``maximum`` workers it begins at ``begin_s`` at the earliest, on a time line of which differences matter.
+    """
 
     work_s: float
     critical_s: float
+    maximum: int
+    tasks: int
+    begin_s: float = 0.0
 
     @property
     def width(self) -> int:
         """The number of workers beyond which more are of no use."""
         return max(1, math.ceil(self.work_s / self.critical_s)) if self.critical_s else 1
 
+    @property
+    def least_s(self) -> float:
+        return self.response_s(self.maximum)
+
     def response_s(self, workers: int) -> float:
         return max(self.critical_s, self.work_s / workers)
 
 
-def _gaps(workload: Workload) -> list[float]:
-    """Seconds that surely lie between each graph and the one before it."""
-    if not all(release.thinking for release in workload.releases[1:]):
-        return [0.0] * len(workload.graphs)
-    gaps, carried_s = [], 0.0
-    for graph, release in zip(workload.graphs, workload.releases, strict=True):
-        carried_s += release.wait_s
-        if len(graph):
-            gaps.append(carried_s)
-            carried_s = 0.0
-    return gaps
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """Graphs one after the other, each as early and as short as it can be.
+
+    ``ends`` are those of all graphs so far. ``waited_s``: the least that is waited for all graphs together.
+    """
+
+    works: Sequence[_Work]
+    ends: Sequence[float]
+    waited_s: float
+    by_clock: bool = False
+
+    def gap_s(self, before: int, after: int) -> float:
+        return max(0.0, self.works[after].begin_s - self.ends[before])
 
 
-def _gain(
-    saves: Sequence[float], gaps: Sequence[float], lengths: Sequence[float], billed_s: float, price: float
-) -> float:
+def _line(workload: Workload, first_s: float, maximum: int, slots: int) -> _Line:
+    """The first worker serves after ``first_s``."""
+    releases = workload.releases
+    works = [_Work(graph.work_s / slots, graph.critical_s, maximum, len(graph)) for graph in workload.graphs]
+    kinds = {release.thinking for release in releases[1:]}
+    late_s = max(0.0, first_s - releases[0].wait_s) if releases else 0.0
+    if kinds == {False}:
+        pairs = sorted(zip(releases, works, strict=True), key=lambda pair: pair[0].wait_s)
+        late_s = math.fsum(max(0.0, first_s - release.wait_s) for release, work in pairs if work.tasks)
+        placed = [replace(work, begin_s=max(first_s, release.wait_s)) for release, work in pairs]
+    elif kinds == {True}:
+        placed, now_s = [], 0.0
+        for release, work in zip(releases, works, strict=True):
+            now_s += release.wait_s
+            placed.append(replace(work, begin_s=now_s))
+            now_s += work.least_s
+    else:
+        placed = works
+    placed = [work for work in placed if work.tasks]
+    ends = list(accumulate((work.begin_s + work.least_s for work in placed), max))
+    return _Line(placed, ends, late_s + math.fsum(work.least_s for work in placed), by_clock=kinds == {False})
+
+
+def _divisions(time_value: float, price: float, ranks: int) -> list[float]:
+    """How much of the time value may be kept to charge gaps: nothing, for one rank, for two, four ... or for all."""
+    most = min(time_value, price * ranks)
+    doubled = [price * 2**power for power in range(ranks.bit_length())]
+    return [0.0, *(each for each in doubled if each < most), most]
+
+
+def _beyond(line: _Line, ranks: int, billed_s: float, time_value: float, price: float, kept: float) -> float:
+    """What is paid for starts, gaps and having fewer workers; ``kept`` of the time value charges gaps by the clock."""
+    left = time_value - kept
+    total = left * math.fsum(work.response_s(1) - work.least_s for work in line.works)
+    for rank in range(1, ranks + 1):
+        charge = min(price, max(0.0, kept - (rank - 1) * price)) if line.by_clock else price
+        if rank == 1:
+            gaps = (line.gap_s(before, after) for before, after in pairwise(range(len(line.works))))
+            total += price * billed_s + charge * math.fsum(min(gap_s, billed_s) for gap_s in gaps)
+            continue
+        saves = [left * (work.response_s(rank - 1) - work.response_s(rank)) for work in line.works]
+        total -= max(0.0, _gain(line, rank, saves, billed_s, price, charge))
+    return total
+
+
+def _gain(line: _Line, rank: int, saves: Sequence[float], billed_s: float, price: float, charge: float) -> float:
     """The most that one rank can gain, net of its starts and idle time, over all sets of graphs that it is busy in."""
     best: list[float] = []
     for here, saved in enumerate(saves):
-        gain, idle_s = -price * billed_s, 0.0
-        for before in range(here - 1, -1, -1):
-            idle_s += gaps[before + 1]
-            gain = max(gain, best[before] - price * min(idle_s, billed_s))
-            idle_s += lengths[before]
-        best.append(gain + saved)
+        if line.works[here].tasks < rank:  # so many are never busy
+            best.append(-math.inf)
+            continue
+        before = (best[each] - charge * min(line.gap_s(each, here), billed_s) for each in range(here))
+        best.append(max((-price * billed_s, *before)) + saved)
     return max(best)
 
 

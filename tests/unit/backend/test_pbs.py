@@ -282,12 +282,28 @@ def test_what_lives_is_not_recalled_as_ended() -> None:
 
 
 def test_what_the_server_can_do_is_asked() -> None:
-    assert [("qstat", "-B", "-f")] == [call.argv for call in Pbs().probe()]
-    assert (True, 10_000) == (lambda pbs: (pbs.history, pbs.largest))(Pbs().probed([said("history-duration")]))
+    assert [("qstat", "-B", "-f"), ("id", "-un")] == [call.argv for call in Pbs().probe()]
+    us = Answer(("id", "-un"), 0, "tester\n")
+    assert (True, 10_000) == (lambda pbs: (pbs.history, pbs.largest))(Pbs().probed([said("history-duration"), us]))
     mute = replace(said("history-duration"), stdout="Server: pbshost\n")
-    assert (False, 1000) == (lambda pbs: (pbs.history, pbs.largest))(Pbs().probed([mute]))
+    assert (False, 1000) == (lambda pbs: (pbs.history, pbs.largest))(Pbs().probed([mute, us]))
     with pytest.raises(Unavailable):
-        Pbs().probed([said("daemon-down-status")])
+        Pbs().probed([said("daemon-down-status"), us])
+
+
+def test_a_job_of_another_user_with_a_name_of_ours_is_not_ours() -> None:
+    """The list has the jobs of all users. Not even a state that we do not know is looked at."""
+    listed = said("status-held-f")
+    site = Pbs().probed([said("history-duration"), Answer(("id", "-un"), 0, "tester\n")])
+    assert 1 == len(site.queried([listed]))
+    forged = listed.stdout.replace("Job_Owner = tester@", "Job_Owner = testers@").replace(
+        "job_state = H", "job_state = ?"
+    )
+    assert forged.count("testers@") == 1
+    assert [] == site.queried([replace(listed, stdout=forged)])
+    over = said("status-finished-xf")
+    assert site.recalled([over])
+    assert [] == site.recalled([replace(over, stdout=over.stdout.replace("Job_Owner = tester@", "Job_Owner = other@"))])
 
 
 # --- cancelling ----------------------------------------------------------------------------------------------------

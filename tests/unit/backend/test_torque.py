@@ -30,10 +30,18 @@ def recorded(program: str) -> list[str]:
     ]
 
 
-def test_it_is_a_dialect_that_asks_for_nothing_first() -> None:
+def test_it_is_a_dialect_that_asks_who_we_are() -> None:
     assert isinstance(TORQUE, Dialect)
-    assert [] == list(TORQUE.probe())
-    assert TORQUE is TORQUE.probed([])
+    assert [("id", "-un")] == [call.argv for call in TORQUE.probe()]
+    assert "tester" == TORQUE.probed([Answer(("id", "-un"), 0, "tester\n")]).user
+
+
+def test_a_job_of_another_user_with_a_name_of_ours_is_not_ours() -> None:
+    """The list has the jobs of all users."""
+    site, listed = TORQUE.probed([Answer(("id", "-un"), 0, "tester\n")]), said("status-array-elements-xml")
+    assert 10 == len(site.queried([listed]))
+    forged = listed.stdout.replace("<Job_Owner>tester@", "<Job_Owner>somebody@", 3)
+    assert 7 == len(site.queried([replace(listed, stdout=forged)]))
 
 
 def test_a_job_asks_in_words_of_torque() -> None:
