@@ -36,7 +36,7 @@ def waiting(ready: int, queued: int, groups: tuple[Group, ...], idle: int = 0) -
 
 
 def test_a_supply_that_grows_by_hand() -> None:
-    """40 s of work for one job; after 5 s a second comes, after 15 s a third: 5 + 20 done by then, 15 left for three."""
+    """40 s of work; after 5 s a second job comes, after 15 s a third: 5 + 20 done by then, 15 left for three."""
     turns = Turns((5.0, 15.0))
     assert Run(20.0, 2.0, 0.0) == turns.run(Profile([(10.0, 4.0)]), serving=1, asked=2)
     assert Run(10.0, 1.0, 0.0) == turns.run(Profile([(10.0, 1.0)]), serving=1, asked=2)
@@ -80,7 +80,7 @@ def test_short_waits_are_no_queue() -> None:
 
 
 def test_the_first_of_many_has_its_turn_soon_so_more_are_asked_for_than_are_worth_starting() -> None:
-    """60 tasks of 3 s at 1: seven jobs that serve are worth it, by the square root. Of seven the first waits for long."""
+    """60 tasks of 3 s at 1: by the square root seven that serve are worth it. Of seven the first waits for long."""
     asked, reason = decided(waiting(0, 0, (work(60, 3.0, spread_s=0.0),)), CostAware(1.0))
     assert 7 < asked <= 60
     gain, cost = (float(number) for number in re.findall(r"worth ([\d.e+-]+), and costs ([\d.e+-]+)", reason)[0])
@@ -88,7 +88,7 @@ def test_the_first_of_many_has_its_turn_soon_so_more_are_asked_for_than_are_wort
 
 
 def test_of_tasks_that_take_longer_than_any_wait_only_as_many_as_are_worth_starting() -> None:
-    """All have their turn: 60,000 s of work at 0.01 against 4 s for a start are 12 jobs, and a few as they come late."""
+    """All have their turn: 60,000 s of work at 0.01 and 4 s for a start are 12 jobs, and a few as they come late."""
     asked, _ = decided(waiting(0, 0, (work(60, 1000.0, spread_s=0.0),)), CostAware(0.01))
     assert 10 <= asked <= 18
 
