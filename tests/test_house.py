@@ -23,8 +23,8 @@ import dask_adaptive
 from dask_adaptive import controller, errors, life, registry
 from dask_adaptive.backend.contracts import Backend
 from dask_adaptive.config import DEFAULTS
-from dask_adaptive.options import example_arguments
 from dask_adaptive.policy.contracts import Policy
+from dask_adaptive.registry import example_arguments
 from dask_adaptive.show.cli import adaptive
 
 ROOT = Path(__file__).parent.parent

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -24,20 +23,15 @@ from dask_adaptive.config import (
 )
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Limits, Pool, Shape, Spec, Timeouts
-from dask_adaptive.registry import load_backend
+from dask_adaptive.registry import backend_keys, made_backend, takes_requests
 from dask_adaptive.request import RequestOptions
 
 __all__ = [
     "PoolOptions",
-    "backend_keys",
     "backends_of",
-    "example_arguments",
-    "made_backend",
-    "needed_keys",
     "pool_keys",
     "pool_options",
     "said_of_pool",
-    "takes_requests",
     "timeouts",
 ]
 
@@ -239,37 +233,6 @@ def _own_keys(backend: Any) -> list[str]:
     return [each.name for each in fields(PoolOptions) if each.name not in requests]
 
 
-def takes_requests(backend: Any) -> bool:
-    """Whether jobs of this backend, a name or an object, ask for what ``RequestOptions`` has."""
-    kind = load_backend(backend) if isinstance(backend, str) else backend
-    return bool(getattr(kind, "takes_requests", False))
-
-
-def backend_keys(backend: Any) -> list[str]:
-    """The arguments of a registered backend, by its constructor; none of an object, which has had them already."""
-    return [each.name for each in _parameters(backend)]
-
-
-def needed_keys(backend: Any) -> list[str]:
-    """Those of them that must be given."""
-    return [each.name for each in _parameters(backend) if each.default is each.empty]
-
-
-def example_arguments(backend: str) -> dict[str, Any]:
-    """What to say to a backend that cannot do without, to see it work: ``example`` of its class or its ``parts``."""
-    kind = load_backend(backend)
-    return {
-        key: value for part in getattr(kind, "parts", (kind,)) for key, value in getattr(part, "example", {}).items()
-    }
-
-
-def _parameters(backend: Any) -> list[inspect.Parameter]:
-    if not isinstance(backend, str):
-        return []
-    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return [each for each in inspect.signature(load_backend(backend)).parameters.values() if each.kind not in variable]
-
-
 def timeouts() -> Timeouts:
     """The configured time-outs."""
     return Timeouts(
@@ -296,17 +259,3 @@ def backends_of(options: Mapping[str, PoolOptions]) -> dict[str, Backend]:
             raise ConfigError(f"backend must be a name or an object with submit, jobs, cancel, log, not {wanted!r}")
         found[name] = wanted
     return found
-
-
-def made_backend(name: str, options: Mapping[str, Any]) -> Any:
-    """A backend of this registered name. Raises ``ConfigError`` for arguments that cannot be."""
-    kind = load_backend(name)
-    missing = [key for key in needed_keys(name) if key not in options]
-    if missing:
-        raise ConfigError(f"backend {name!r} needs {' and '.join(missing)}")
-    try:
-        return kind(**options)
-    except ConfigError:
-        raise
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"backend {name!r} cannot be made: {error}") from error

@@ -20,7 +20,8 @@ from dask_adaptive.cluster import Cluster
 from dask_adaptive.description import Description
 from dask_adaptive.errors import AdaptiveError, BackendError
 from dask_adaptive.model import Life, Phase
-from dask_adaptive.options import PoolOptions, made_backend
+from dask_adaptive.options import PoolOptions
+from dask_adaptive.registry import made_backend
 
 __all__ = ["Finding", "examine"]
 

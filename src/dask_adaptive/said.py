@@ -10,8 +10,8 @@ from typing import Any
 from dask_adaptive.config import plain_keys
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.marked import At, dotted
-from dask_adaptive.options import backends_of, needed_keys, pool_keys, pool_options, said_of_pool
-from dask_adaptive.registry import load_backend
+from dask_adaptive.options import backends_of, pool_keys, pool_options, said_of_pool
+from dask_adaptive.registry import load_backend, needed_keys
 from dask_adaptive.request import RequestOptions
 
 __all__ = ["Wrong", "attempt", "pool_said", "pools_said", "unknown"]

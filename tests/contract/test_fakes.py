@@ -229,9 +229,9 @@ def qsub(script: str, *options: str) -> str:
 
 
 def until(met: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not met():
-        assert time.monotonic() < deadline, "waited for a minute"
+        assert time.monotonic() < deadline, "waited for two minutes"
         time.sleep(0.02)
 
 

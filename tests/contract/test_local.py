@@ -235,7 +235,7 @@ async def test_the_news_of_an_end_does_not_wait_for_a_tick(forked: World) -> Non
         ended.clear()
         begin = time.monotonic()
         os.kill(pid, signal.SIGKILL)
-        await asyncio.wait_for(ended.wait(), 60)
+        await asyncio.wait_for(ended.wait(), 120)
         delays.append(time.monotonic() - begin)
         await until(lambda: not forked.scheduler.workers)
     assert min(delays) < 0.5, "the helper looks by itself only once a second"
@@ -462,7 +462,7 @@ def test_nothing_is_left_when_the_owner_goes(tmp_path: Path, start: Literal["for
             owner.send_signal(signal.SIGINT if ending == "interrupt" else signal.SIGKILL)
         if ending == "both":
             os.kill(int(helper), signal.SIGKILL)
-        owner.communicate(timeout=60)
+        owner.communicate(timeout=120)
         asyncio.run(until(lambda: [found for found in marked(mark) if not found.startswith(f"{child} ")] == []))
     finally:
         os.kill(int(child), signal.SIGKILL)

@@ -74,7 +74,7 @@ def started(shell: str, folder: Path, spec: Spec, **variables: str) -> subproces
 
 def ran(shell: str, folder: Path, spec: Spec, **variables: str) -> tuple[int, Mapping[str, Any]]:
     """The exit code of a job, and what its workers were given, by name."""
-    code = started(shell, folder, spec, **variables).wait(60)
+    code = started(shell, folder, spec, **variables).wait(120)
     return code, {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
 
 
@@ -160,7 +160,7 @@ def test_a_signal_for_the_job_reaches_the_workers(shell: str, tmp_path: Path, py
     names = [f"abcdefgh.5-{i}-2" for i in range(workers)]
     _until(lambda: all((tmp_path / f"{name}.waits").exists() for name in names))
     job.send_signal(signal.SIGTERM)
-    assert 7 == job.wait(60)
+    assert 7 == job.wait(120)
     assert names == sorted(path.stem for path in tmp_path.glob("*.term"))
 
 
@@ -182,7 +182,7 @@ def test_the_local_directory_is_the_jobs_own_and_goes_with_it(shell: str, tmp_pa
     assert str(own) == option(given, "--local-directory")
     (own / "left").mkdir(parents=True)
     job.send_signal(signal.SIGTERM)
-    job.wait(60)
+    job.wait(120)
     assert (True, False) == (own.parent.exists(), own.exists())
 
 
@@ -226,12 +226,12 @@ def test_nothing_is_left_of_several_workers(shell: str, tmp_path: Path, python: 
     _until(lambda: len(list(tmp_path.glob("*.waits"))) == 2)
     pids = [json.loads(path.read_text())["pid"] for path in tmp_path.glob("*.json")]
     job.send_signal(signal.SIGINT)
-    job.wait(60)
+    job.wait(120)
     assert [] == [pid for pid in pids if psutil.pid_exists(pid)]
 
 
 def _until(met: Any) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not met():
         assert time.monotonic() < deadline
         time.sleep(0.02)

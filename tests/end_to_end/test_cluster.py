@@ -36,7 +36,7 @@ def test_a_cluster_in_a_plain_script() -> None:
         assert [1, 2, 3] == client.gather(client.map(lambda x: x + 1, range(3)))
         assert cluster.status == Status.running
         cluster.scale(2)
-        cluster.wait_for_workers(2, timeout=60)
+        cluster.wait_for_workers(2, timeout=120)
         assert {"ready"} == {row.phase.value for row in cluster.status()}
         assert "2 jobs, 2 wanted" in cluster.explain()
     assert cluster.status == Status.closed
@@ -76,7 +76,7 @@ async def test_a_cluster_goes_from_none_to_all_to_none_and_each_task_runs_once(t
 async def test_results_are_held_while_the_cluster_shrinks(trace: Trace) -> None:
     async with local() as (cluster, client):
         cluster.scale(3)
-        await cluster.wait_for_workers(3, timeout=60)
+        await cluster.wait_for_workers(3, timeout=120)
         kept = client.map(trace.task(), range(12))
         await client.gather(kept)
         cluster.adapt(minimum=0, maximum=3, **QUICK)
@@ -133,7 +133,7 @@ async def test_scale_during_adapt_while_jobs_start(trace: Trace) -> None:
 async def test_wait_for_workers() -> None:
     async with local() as (cluster, _):
         cluster.scale(2)
-        await cluster.wait_for_workers(2, timeout=60)  # although nobody awaited scale()
+        await cluster.wait_for_workers(2, timeout=120)  # although nobody awaited scale()
         assert 2 == len(workers(cluster))
         with pytest.raises(TimeoutError):
             await cluster.wait_for_workers(3, timeout=0.2)
@@ -404,7 +404,7 @@ def _actor_class() -> type[Any]:
 async def test_row_01_a_worker_with_an_actor_is_kept() -> None:
     async with local() as (cluster, client):
         cluster.scale(2)
-        await cluster.wait_for_workers(2, timeout=60)
+        await cluster.wait_for_workers(2, timeout=120)
         counter = await client.submit(_actor_class(), actor=True)
         assert 1 == await counter.add()
         cluster.adapt(minimum=0, maximum=2, **QUICK)
@@ -417,7 +417,7 @@ async def test_row_01_a_worker_with_an_actor_is_kept() -> None:
 async def test_row_02_scaling_down_moves_data_first(trace: Trace) -> None:
     async with local() as (cluster, client):
         cluster.scale(4)
-        await cluster.wait_for_workers(4, timeout=60)
+        await cluster.wait_for_workers(4, timeout=120)
         scattered = await client.scatter(list(range(100, 108)))
         results = client.map(trace.task(), range(20))
         await client.gather(results)
@@ -470,7 +470,7 @@ async def test_row_05_a_job_with_one_busy_worker_keeps_both(trace: Trace) -> Non
 async def test_row_06_half_busy_jobs_are_not_taken_for_a_lower_target(trace: Trace) -> None:
     async with local(workers_per_job=2) as (cluster, client):
         cluster.scale(jobs=2)
-        await cluster.wait_for_workers(4, timeout=60)
+        await cluster.wait_for_workers(4, timeout=120)
         first = [
             next(a for a, w in cluster.scheduler_info["workers"].items() if w["name"] == f"{job}-0-0")
             for job in alive(cluster)
@@ -496,7 +496,7 @@ async def test_row_07_a_seceded_task_keeps_its_whole_job(trace: Trace) -> None:
 
     async with local(workers_per_job=2) as (cluster, client):
         cluster.scale(jobs=2)
-        await cluster.wait_for_workers(4, timeout=60)
+        await cluster.wait_for_workers(4, timeout=120)
         future = client.submit(seceding, 1)
         await until(lambda: trace.runs)
         cluster.adapt(minimum=0, maximum=4, **QUICK)
@@ -519,7 +519,7 @@ def _big(size: int) -> Any:
 async def test_row_08_data_that_the_others_cannot_take_keeps_its_workers() -> None:
     async with local(memory_limit="1 GB") as (cluster, client):
         cluster.scale(3)
-        await cluster.wait_for_workers(3, timeout=60)
+        await cluster.wait_for_workers(3, timeout=120)
         places = list(cluster.scheduler_info["workers"])
         kept = [client.submit(_big, 500_000_000, key=place, workers=[place]) for place in places]
         await client.gather([client.submit(lambda _: 1, each) for each in kept])
@@ -531,7 +531,7 @@ async def test_row_08_data_that_the_others_cannot_take_keeps_its_workers() -> No
 async def test_row_09_the_idle_worker_goes_and_the_busy_one_stays(trace: Trace) -> None:
     async with local() as (cluster, client):
         cluster.scale(2)
-        await cluster.wait_for_workers(2, timeout=60)
+        await cluster.wait_for_workers(2, timeout=120)
         busy, _ = cluster.scheduler_info["workers"]
         future = client.submit(trace.task("go"), 1, workers=[busy])
         await until(lambda: trace.runs)
@@ -546,7 +546,7 @@ async def test_row_10_no_task_is_blamed_for_scaling_down(trace: Trace) -> None:
     with dask.config.set({"distributed.scheduler.allowed-failures": 0}):
         async with local() as (cluster, client):
             cluster.scale(3)
-            await cluster.wait_for_workers(3, timeout=60)
+            await cluster.wait_for_workers(3, timeout=120)
             futures = client.map(trace.task("go"), range(3))
             await until(lambda: len(trace.runs) == 3)
             for size in (1, 3, 1):
@@ -752,7 +752,7 @@ async def test_row_51_limits_in_cores_and_memory_need_no_worker() -> None:
 async def test_row_52_scatter_on_no_workers_brings_one() -> None:
     async with local() as (cluster, client):
         cluster.adapt(minimum=0, maximum=1, **QUICK)
-        future = await client.scatter(7, timeout=60)
+        future = await client.scatter(7, timeout=120)
         assert 7 == await future
 
 
@@ -768,7 +768,7 @@ async def test_row_54_close_with_everything_in_flight(trace: Trace, caplog: pyte
         cluster.adapt(minimum=0, maximum=4, **QUICK)
         futures = client.map(trace.task("never"), range(4))
         await until(lambda: alive(cluster))
-        await asyncio.wait_for(cluster.close(), 60)
+        await asyncio.wait_for(cluster.close(), 120)
         assert cluster.status == Status.closed
         del futures
     assert [] == [record for record in caplog.records if record.levelno >= logging.ERROR]

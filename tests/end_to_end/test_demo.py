@@ -90,7 +90,7 @@ def test_the_demo_leaves_pictures_tables_and_a_journal_and_the_cluster_follows_t
         assert name in done.stdout
     report = subprocess.run(
         [sys.executable, "-m", "dask", "adaptive", "report", output / "journal.jsonl", "--json"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     decisions = json.loads(report.stdout)["decisions"]
     assert sum(one["before"] == 0 < one["after"] for one in decisions) >= 3, "grows from nothing in every burst"

@@ -63,7 +63,7 @@ def test_a_local_cluster_in_a_plain_script(processes: bool) -> None:
         adaptive = cluster.adapt(Adaptive=Adaptive, minimum=0, maximum=2, **QUICK)
         assert list(range(20)) == client.gather(client.map(lambda x: time.sleep(0.01) or x, range(20)))
         assert 1 <= submitted(adaptive) <= 2
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while cluster.workers or client.scheduler_info()["workers"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -208,7 +208,7 @@ def test_an_object_and_an_address_in_a_plain_script() -> None:
     with LocalCluster(n_workers=0, processes=False, protocol="tcp://", dashboard_address=":0") as cluster:
         that = Recording()
         adaptive = Adaptive(that, scheduler=cluster.scheduler_address, minimum=2, maximum=2, **QUICK)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not that.asked:
             assert time.monotonic() < deadline
             time.sleep(0.02)

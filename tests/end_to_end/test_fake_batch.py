@@ -14,9 +14,10 @@ from distributed import Client
 from tests.fakes.core import ENDED, RUNNING, Fake
 
 from dask_adaptive import CommandCluster, HTCondorCluster, LSFCluster, PBSCluster, TorqueCluster
-from dask_adaptive.backend import batch as engine
+from dask_adaptive.backend import calls
 
-from .worlds import QUICK, Trace, alive, rounds, until, workers
+from .sites import adapts, events, phases
+from .worlds import Trace, alive, rounds, until, workers
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "custom-scripts" / "jobs"
 Left = Callable[[], list[str]]
@@ -53,31 +54,6 @@ async def running(kind: Any, directory: Path, **options: Any) -> AsyncIterator[A
     async with kind(asynchronous=True, log_directory=str(directory / "logs"), **options) as cluster:
         yield cluster
     assert [] == [path.name for path in (directory / "logs").glob(".*")], "private files"
-
-
-def events(cluster: Any) -> str:
-    return "\n".join(event for record in cluster.records for event in record.events)
-
-
-def phases(cluster: Any) -> list[str]:
-    return [row.phase.value for row in cluster.status() if row.phase.value not in ("gone", "failed")]
-
-
-async def adapts(cluster: Any, trace: Trace, left: Left) -> None:
-    """From nothing to three jobs, results held while they go, and back to nothing; nothing is run twice."""
-    async with Client(cluster, asynchronous=True) as client:
-        assert cluster.scheduler_address.startswith("tls://")
-        cluster.adapt(minimum=0, maximum=3, **QUICK)
-        futures = client.map(trace.task("first"), range(3), pure=False)
-        await until(lambda: len(trace.runs) == 3)
-        held = client.submit(sum, futures)
-        trace.open("first")
-        assert 3 == await held
-        await until(lambda: len(alive(cluster)) == 1)
-        assert [0, 1, 2] == await client.gather(futures)
-        assert {"0": 1, "1": 1, "2": 1} == dict(trace.runs)
-        del futures, held
-        await until(lambda: left() == [])
 
 
 @pytest.mark.parametrize(
@@ -233,7 +209,7 @@ async def test_a_submit_whose_answer_is_lost_is_never_doubled(tmp_path: Path, sl
 
 async def test_a_list_that_hangs_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server of PBS accepts connections and never answers: qstat would hang for ever."""
-    monkeypatch.setattr(engine, "SLOW_S", 1.0)
+    monkeypatch.setattr(calls, "SLOW_S", 1.0)
     with pbs(tmp_path) as fake:
         fake.fault(hang=["query"])
         async with running(PBSCluster, tmp_path, timeout_s=4) as cluster:

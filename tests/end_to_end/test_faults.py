@@ -196,7 +196,7 @@ def scheduler_process(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes],
     command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--no-dashboard", "--port", "0"]
     more = ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(file)]
     with subprocess.Popen([*command, *more], stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (file.exists() and file.read_text().strip().endswith("}")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -220,7 +220,7 @@ async def test_row_44_a_dead_scheduler_is_reported_once(
     await rounds(cluster, 4)
     assert 1 == len([event for event in events(cluster) if "scheduler cannot be asked" in event])
     assert "cannot be asked" in await cluster.explain()
-    await asyncio.wait_for(cluster.close(), 60)
+    await asyncio.wait_for(cluster.close(), 120)
     assert cluster.status == Status.closed
     ours = [r for r in caplog.records if r.name.startswith("dask_adaptive") and r.levelno >= logging.WARNING]
     assert len(ours) <= 1, [r.getMessage() for r in ours]
@@ -442,7 +442,7 @@ async def test_close_during_a_start_leaves_nothing() -> None:
         starting = asyncio.ensure_future(cluster)  # type: ignore[call-overload]
         for _ in range(steps):
             await asyncio.sleep(0)
-        await asyncio.wait_for(cluster.close(), 60)
+        await asyncio.wait_for(cluster.close(), 120)
         await asyncio.gather(starting, return_exceptions=True)
         assert cluster.status == Status.closed
         assert cluster.scheduler is None or cluster.scheduler.status == Status.closed

@@ -53,7 +53,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         for _ in _marked(tmp_path_factory.mktemp("shared"), patch):
             assert 0 == command("up", "shared", "--minimum", "1", "--maximum", "3").exit_code
             with connect("shared") as cluster, Client(cluster) as client:
-                client.wait_for_workers(1, timeout=60)
+                client.wait_for_workers(1, timeout=120)
             yield "shared"
             assert 0 == command("down", "shared").exit_code
 
@@ -122,7 +122,7 @@ def test_it_outlives_the_shell_that_started_it_and_down_leaves_nothing(mark: str
     shell.stdout.close()
 
     with connect("lasting") as cluster, Client(cluster) as client:
-        client.wait_for_workers(4, timeout=60)
+        client.wait_for_workers(4, timeout=120)
         kept = client.submit(lambda: "kept", key="kept")
         assert "kept" == kept.result()
         client.publish_dataset(kept=kept)
@@ -277,17 +277,17 @@ def test_wrong_names_list_the_near_ones(shared: str) -> None:
 def test_a_killed_worker_is_replaced(mark: str) -> None:
     up("robust", "--minimum", "1")
     with connect("robust") as cluster, Client(cluster) as client:
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=120)
         [pid] = client.run(os.getpid).values()
         kill(pid)
-        assert pid != client.submit(os.getpid).result(timeout=60)
+        assert pid != client.submit(os.getpid).result(timeout=120)
     assert 0 == command("down", "robust").exit_code
 
 
 def test_a_killed_head_leaves_no_jobs_and_is_recognised(mark: str) -> None:
     pid = up("fragile", "--minimum", "2")
     with connect("fragile") as cluster, Client(cluster) as client:
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=120)
         kill(pid)
         soon(lambda: not table(mark))
         with pytest.raises(EngineError, match="cannot be asked"):
@@ -322,7 +322,7 @@ def test_a_head_that_does_not_listen_is_ended_by_a_signal(mark: str, monkeypatch
 def test_the_head_ends_with_its_scheduler(mark: str) -> None:
     up("ended", "--minimum", "1")
     with connect("ended") as cluster, Client(cluster.scheduler_address, security=cluster.security) as client:
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=120)
         client.shutdown()
     soon(lambda: not entries() and not table(mark))
 
@@ -355,11 +355,11 @@ def test_a_disk_that_fills_up_costs_no_running_work(mark: str) -> None:
     up("busy", "--minimum", "1")
     pid = entry_of("busy").running().process.pid
     with connect("busy") as cluster, Client(cluster) as client:
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=120)
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, 0))  # Python ignores SIGXFSZ: each write is refused
         assert list(range(20)) == client.gather(client.map(lambda x: x, range(20)))
         cluster.scale(2)
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=120)
     assert 0 == command("down", "busy").exit_code
     assert [] == entries()
 
@@ -387,7 +387,7 @@ def test_a_head_can_be_a_job(manager: tuple[str, ...], mark: str, tmp_path: Path
     assert os.getpid() not in {each.pid for each in psutil.Process(pid).parents()}
     assert 1 == len(queue())
     with connect("job") as cluster, Client(cluster) as client:
-        assert 3 == client.submit(sum, [1, 2]).result(timeout=60)
+        assert 3 == client.submit(sum, [1, 2]).result(timeout=120)
         assert 2 == len(queue())
     assert "up at tls://" in command("logs", "job").stdout
     assert 0 == command("down", "job").exit_code
@@ -401,7 +401,7 @@ def test_reap_cancels_what_a_killed_head_left(manager: tuple[str, ...], mark: st
     """A worker ends when its scheduler is gone; a job that was queued until then starts, and waits for it."""
     pid = up("lost", *manager, "--minimum", "2")
     with connect("lost") as cluster, Client(cluster) as client:
-        client.wait_for_workers(1, timeout=60)
+        client.wait_for_workers(1, timeout=120)
         soon(lambda: [line.split()[4] for line in queue()] == ["R", "R", "Q"])
     kill(pid)
     soon(lambda: [line.split()[4] for line in queue()] == ["R"])

@@ -157,7 +157,7 @@ def test_nothing_outlives_an_owner_that_dies(hosts: Hosts, ending: str) -> None:
     assert "ready\n" == owner.stdout.readline()
     assert hosts.jobs_left()
     owner.kill() if ending == "kill" else owner.send_signal(2)
-    owner.communicate(timeout=60)
+    owner.communicate(timeout=120)
     asyncio.run(until(lambda: not hosts.left()))
     assert [] == [path for sshd in hosts.sshds for path in sshd.jobs.glob("*/tls_*")], "credentials are gone, too"
 
@@ -212,7 +212,7 @@ def test_a_head_with_hosts_by_ssh(hosts: Hosts, tmp_path: Path, monkeypatch: pyt
     try:
         with connect("far") as cluster, Client(cluster) as client:
             cluster.scale(2)
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=120)
             assert 3 == client.submit(sum, [1, 2]).result()
         assert hosts.jobs_left()
         (row,) = json.loads(command("list", "--json").stdout)

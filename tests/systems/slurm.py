@@ -120,7 +120,7 @@ class SlurmSystem:
         """End everything, jobs too."""
         if "slurmctld" in self._daemons:
             self.ask("scancel", "-u", getpass.getuser())
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while self.ask("squeue", "-h").stdout.strip() and time.monotonic() < deadline:
                 time.sleep(0.2)
         for name in reversed(list(self._daemons)):
@@ -170,7 +170,7 @@ class SlurmSystem:
 
     def ask(self, *command: str) -> subprocess.CompletedProcess[bytes]:
         """What one of its commands says."""
-        return subprocess.run(command, capture_output=True, timeout=60, check=False)
+        return subprocess.run(command, capture_output=True, timeout=120, check=False)
 
     def _idle(self) -> int:
         return self.ask("sinfo", "-h", "-N", "-p", "main", "-o", "%T").stdout.split().count(b"idle")

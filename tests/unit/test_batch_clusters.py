@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from dask_adaptive.batch_clusters import BatchCluster, SlurmCluster, translated_options
+from dask_adaptive.batch_clusters import BatchCluster, SlurmCluster
 from dask_adaptive.errors import ConfigError
+from dask_adaptive.jobqueue import translated_options
 
 
 def test_what_a_job_is_divided_into() -> None:

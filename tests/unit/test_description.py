@@ -18,7 +18,8 @@ from dask_adaptive import ConfigError, registry
 from dask_adaptive.config import Bounds
 from dask_adaptive.description import Description, Head, described, flagged, read
 from dask_adaptive.model import Limits, Shape
-from dask_adaptive.options import backends_of, example_arguments, pool_keys, pool_options
+from dask_adaptive.options import backends_of, pool_keys, pool_options
+from dask_adaptive.registry import example_arguments
 from dask_adaptive.show.check import meaning_of, sentences
 from dask_adaptive.show.cli import adaptive
 from dask_adaptive.show.init import meanings_of

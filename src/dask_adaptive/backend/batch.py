@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dask_adaptive.backend import _leaving
+from dask_adaptive.backend.calls import Calls
 from dask_adaptive.backend.command import with_preload, worker_config
-from dask_adaptive.backend.dialect import Answer, Call, Dialect
+from dask_adaptive.backend.dialect import Dialect
 from dask_adaptive.backend.known import Known
 from dask_adaptive.backend.login import Login
 from dask_adaptive.backend.logs import Logs
 from dask_adaptive.backend.private import PrivateFiles
 from dask_adaptive.backend.runner import Here, Runner
 from dask_adaptive.backend.script import environment_file, job_script
-from dask_adaptive.errors import Ambiguous, BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
+from dask_adaptive.errors import BackendError, ConfigError, Garbled, NoCapacity, Rejected, Unavailable
 from dask_adaptive.model import Batch, Job, JobId, JobState, Spec
 from dask_adaptive.waiting import within
 
@@ -30,15 +31,12 @@ PRIVATE = "PRIVATE"
 """Stands in a shown job script for the private folder, which is made when jobs are submitted."""
 
 RECALL_AT_ONCE = 200
-IN_FLIGHT = 3
-"""Commands that run at the same time; a manager serves everybody."""
-
 LEAST_GAP = 0.2
 """Of the polling interval, between two questions for the list, whoever asks."""
 
 LONGEST_POLL_S = 60.0
-SLOW_S = 10.0
-"""After how long a command that does not answer is told of."""
+PATIENCE_S = 10.0
+"""For how long start and end wait for a system that does not answer."""
 
 TRIES = 3
 """How often a batch that is over a limit is tried again, with a quarter of its jobs each time."""
@@ -115,7 +113,6 @@ class BatchSystem:
         self.runner: Runner = (Here() if login is None else Login(login)) if runner is None else runner
         self.max_pending = max_pending
         self.submit_gap_s = submit_gap_s
-        self._waiting: dict[object, tuple[str, float]] = {}
         self._probing = asyncio.Lock()
         self._probed = False
         self._closed = False
@@ -123,7 +120,7 @@ class BatchSystem:
         self._logs = Logs(self.runner, log_directory, logs_kept)
         self._private = PrivateFiles(self.runner, log_directory)
         self._unsure: set[str] = set()
-        self._commands = asyncio.Semaphore(IN_FLIGHT)
+        self._calls = Calls(self.runner, timeout_s)
         self._submitting = asyncio.Lock()
         self._submitted_s = float("-inf")
         self._listing = asyncio.Lock()
@@ -136,7 +133,7 @@ class BatchSystem:
     async def start(self) -> None:
         """Learn the system's version and limits. Raises ``Rejected`` where its commands are missing."""
         with suppress(Unavailable, asyncio.TimeoutError):  # it is down now: it will be asked again
-            await within(SLOW_S, self._probe())
+            await within(PATIENCE_S, self._probe())
 
     @property
     def poll_s(self) -> float:
@@ -147,10 +144,7 @@ class BatchSystem:
     @property
     def trouble(self) -> str:
         """What keeps us waiting now ("squeue has not answered for 12 s"), else an empty text."""
-        now_s = time.monotonic()
-        waits = [(program, now_s - since_s) for program, since_s in self._waiting.values()]
-        late = [(name, waited // SLOW_S * SLOW_S) for name, waited in waits if waited >= SLOW_S]
-        return "; ".join(f"{name} has not answered for {waited:.0f} s" for name, waited in late)
+        return self._calls.trouble
 
     async def submit(self, batch: Batch) -> Sequence[JobId]:
         """Submit the jobs in one command, as an array; fewer than asked for where a limit does not allow more now."""
@@ -200,7 +194,7 @@ class BatchSystem:
         if not wanted:
             return
         await self._probe()
-        answers = [await self._ask(call) for call in self.dialect.cancel(wanted)]
+        answers = [await self._calls.ask(call) for call in self.dialect.cancel(wanted)]
         _understood(self.dialect.cancelled, answers)
         self._known.told(wanted, time.monotonic())
         self._quiet = 1.0
@@ -220,7 +214,7 @@ class BatchSystem:
         self._closed = True
         if self._unsure:
             with suppress(BackendError, asyncio.TimeoutError):
-                await within(2 * SLOW_S, self._end_unsure())
+                await within(2 * PATIENCE_S, self._end_unsure())
             self._unsure.clear()
         await self._prune()
         if not self._known.reading:
@@ -276,7 +270,7 @@ class BatchSystem:
 
     async def _submit_all(self, tag: str, count: int, script: str, spec: Spec) -> Sequence[JobId]:
         call = await self._private.with_files(tag[:4], self.dialect.submit(tag, count, script, spec))
-        return _understood(self.dialect.submitted, await self._run(call), count)
+        return _understood(self.dialect.submitted, await self._calls.run(call), count)
 
     async def _script(self, batch: Batch) -> tuple[Spec, str]:
         """The specification with its files placed, and the script."""
@@ -292,13 +286,13 @@ class BatchSystem:
     async def _end_unsure(self) -> None:
         ids = [job.id for job in await self._list() if job.name.partition(".")[0] in self._unsure]
         for call in self.dialect.cancel(ids) if ids else ():
-            await self._ask(call)
+            await self._calls.ask(call)
 
     # --- the list ---
 
     async def _list(self) -> Sequence[Job]:
         calls = self.dialect.query(await self.runner.user())
-        return _understood(self.dialect.queried, [await self._ask(call) for call in calls])
+        return _understood(self.dialect.queried, [await self._calls.ask(call) for call in calls])
 
     async def _end_stuck(self, ended: Iterable[JobId]) -> None:
         """Where what has ended is not listed, something that is could not be started, and would stay there for ever."""
@@ -306,7 +300,7 @@ class BatchSystem:
             return
         for call in self.dialect.cancel(list(ended)):
             with suppress(BackendError):
-                await self._ask(call)
+                await self._calls.ask(call)
 
     async def _recall(self, cluster: str) -> None:
         """Ask how jobs ended that left the list. That not everything can be learned is no error."""
@@ -315,41 +309,23 @@ class BatchSystem:
         calls = self.dialect.recall(missing) if missing else ()
         if calls:
             with suppress(BackendError):
-                answers = [await self._ask(call) for call in calls]
+                answers = [await self._calls.ask(call) for call in calls]
                 self._known.recalled(_understood(self.dialect.recalled, answers), now_s)
 
     async def _prune(self, *, slack: int = 0) -> None:
         """Remove old logs. That it cannot be done is no error."""
         with suppress(BackendError, asyncio.TimeoutError):
-            call = await within(SLOW_S, self._logs.surplus(self.dialect, self._known.over, slack=slack))
+            call = await within(PATIENCE_S, self._logs.surplus(self.dialect, self._known.over, slack=slack))
             if call is not None:
-                await within(SLOW_S, self._ask(call))
-
-    # --- commands ---
+                await within(PATIENCE_S, self._calls.ask(call))
 
     async def _probe(self) -> None:
         async with self._probing:
             if not self._probed:
-                answers = [await self._ask(call) for call in self.dialect.probe()]
+                answers = [await self._calls.ask(call) for call in self.dialect.probe()]
                 self.dialect = _understood(self.dialect.probed, answers)
                 self.lag_s = self.dialect.lag_s
                 self._probed = True
-
-    async def _ask(self, call: Call) -> Answer:
-        """A command that changes nothing, or that may be said again: no answer means only that it is not known."""
-        try:
-            return await self._run(call)
-        except Ambiguous as error:
-            raise Unavailable(str(error)) from error
-
-    async def _run(self, call: Call) -> Answer:
-        async with self._commands:
-            key = object()
-            self._waiting[key] = (call.argv[0], time.monotonic())
-            try:
-                return await self.runner.run(call, self.timeout_s)
-            finally:
-                del self._waiting[key]
 
 
 def _understood(understand: Callable[..., T], *arguments: Any) -> T:

@@ -10,8 +10,8 @@ from dask_adaptive.backend.contracts import Backend, Keeping
 from dask_adaptive.errors import AdaptiveError, BackendError
 from dask_adaptive.head.state import entries
 from dask_adaptive.model import JobId, JobState
-from dask_adaptive.options import made_backend
 from dask_adaptive.owners import Owner, forget, owners
+from dask_adaptive.registry import made_backend
 from dask_adaptive.waiting import within
 
 __all__ = ["clear", "elsewhere", "end_jobs", "named", "orphans", "reap_orphan"]

@@ -18,8 +18,8 @@ import yaml
 
 from dask_adaptive.description import Description
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.options import PoolOptions, example_arguments, needed_keys, pool_keys
-from dask_adaptive.registry import load_backend
+from dask_adaptive.options import PoolOptions, pool_keys
+from dask_adaptive.registry import example_arguments, load_backend, needed_keys
 
 __all__ = ["example_of", "meanings_of", "write_example"]
 
