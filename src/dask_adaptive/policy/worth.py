@@ -37,12 +37,12 @@ from dask_adaptive.policy.turns import Turns
 
 __all__ = ["Answer", "Margin", "Terms", "answer", "margin", "worthwhile"]
 
+_KEPT = 0.5
+"""Part of its cost that a request in a queue has to be worth to stay there."""
+
 _ROUNDING_S = 1e-3
 _WAITED = 0.5
 """Chance that somebody waits for a job that is started again."""
-
-_KEPT = 0.5
-"""Part of its cost that a request in a queue has to be worth to stay there."""
 
 _EPSILON = 1e-9
 
