@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from benchmarks.report import markdown_table
@@ -22,6 +23,9 @@ GOALS = {"local": 1.08, "pods": 1.12, "cloud": 1.15, "queue": 1.45}
 
 CERTAIN = ("local", "pods", "cloud")
 """Resource managers whose starts always take the same time."""
+
+TRIED = Path(__file__).with_name("tried.md")
+"""What was tried, told by hand."""
 
 SHOWN = 20
 """Longest lists."""
@@ -77,6 +81,7 @@ def page(found: Findings) -> str:
         f"## Application by application\n\n{_applications(found)}",
         f"## Where we lose\n\n{_losses(found)}",
         f"## What the gap to the bound is made of\n\n{_gap(found)}",
+        f"## What was tried\n\n{TRIED.read_text(encoding='utf-8').strip()}",
         f"## Sessions with pauses\n\n{_sessions(found)}",
         f"## Beside the score\n\n{_beside(found)}",
         f"## The knobs of the rivals\n\n{_knobs(found)}",

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.model import Past, PoolView, Target, View, Want
+from dask_adaptive.model import Past, Phase, PoolView, Target, View, Want
 from dask_adaptive.policy.demand import THREADS, impossible_words, number, pinned_words, shares
 from dask_adaptive.policy.durations import GUESSED, Durations, remembered
 from dask_adaptive.policy.effect import Effect
@@ -30,6 +30,7 @@ from dask_adaptive.policy.floors import (
 from dask_adaptive.policy.profile import EMPTY, Profile, Stretch, profile
 from dask_adaptive.policy.release import Idle
 from dask_adaptive.policy.remaining import Piece, graphs_alike, remaining, starved_s
+from dask_adaptive.policy.turns import Turns
 from dask_adaptive.policy.worth import Answer, Terms, answer
 
 __all__ = ["CostAware", "kinds_in"]
@@ -40,6 +41,7 @@ _LEAST_LOOK_S = 0.1
 _SURE = 0.8
 _SETTLE_S = 0.1
 _ROUNDING_S = 1e-3
+_QUEUED = (Phase.WANTED, Phase.SUBMITTED, Phase.QUEUED)
 
 
 class CostAware:
@@ -175,6 +177,8 @@ class CostAware:
             peak_s=before.get("peak_s", 0.0),
             pauses=pauses,
             idle=Idle.read(before.get("idle", ())),
+            turns=Turns.of(startup, billed_s + self.launch_s),
+            queued=sum(pool.phases.get(phase, 0) for phase in _QUEUED),
         )
 
 
@@ -314,6 +318,7 @@ def _peaked(terms: Terms, found: Answer, work: Profile, *, fresh: bool) -> Terms
 
 def _remembered(before: Mapping[str, Any], pool: PoolView, terms: Terms, found: Answer, now_s: float) -> dict[str, Any]:
     asked_s = before.get("asked_s")
+    asked = found.want.jobs if found.more else 0  # what was asked for is not idle since before that
     if found.want.jobs > pool.size or (pool.coming and asked_s is None):
         asked_s = now_s
     elif not pool.coming:
@@ -321,7 +326,7 @@ def _remembered(before: Mapping[str, Any], pool: PoolView, terms: Terms, found: 
     return {
         "asked_s": asked_s,
         "more_s": (now_s if before.get("more_s") is None else before["more_s"]) if found.more else None,
-        "idle": terms.idle.now(found.needed, now_s).plain(),
+        "idle": terms.idle.now(max(found.needed, asked), now_s).plain(),
         "peak": terms.peak,
         "peak_s": terms.peak_s,
         "broken_s": now_s if pool.broken else before.get("broken_s"),

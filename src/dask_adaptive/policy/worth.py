@@ -8,6 +8,10 @@ where M is the profile of what will be left when it serves, and the job is kept,
 phases, whatever is cheapest. It is asked for just in time: when its first phase begins within the 80th percentile of
 the start-up.
 
+Where jobs queue for long and nobody pays that, a request costs only if it has its turn, see ``turns``: M is then what
+the work takes with jobs that come one after the other, and one more is weighed with the part of it that starts until
+the end. What queues is kept while it is worth half of its cost: who asks again waits from the beginning.
+
 Shrink: a job that has nothing to do is kept if its next phase comes before a restart would have paid off. If no phase
 is known to come it is a ski rental, see ``release``. A restart is worth
 
@@ -31,8 +35,12 @@ from dask_adaptive.policy.demand import number
 from dask_adaptive.policy.floors import count
 from dask_adaptive.policy.profile import Profile
 from dask_adaptive.policy.release import LEAST_S, Idle, rental
+from dask_adaptive.policy.turns import Turns
 
 __all__ = ["Answer", "Margin", "Terms", "answer", "margin", "worthwhile"]
+
+_KEPT = 0.5
+"""Part of its cost that a request in a queue has to be worth to stay there."""
 
 _ROUNDING_S = 1e-3
 _WAITED = 0.5
@@ -54,7 +62,7 @@ class Terms:
     there may be so many. ``peak`` and ``peak_s``: the most jobs that were needed, and the most work in job-seconds,
     since there was no work; ``pauses``: how long earlier times without work lasted; ``quiet_s``: since when there is
     none; ``rest_s``: how long the work of all pools lasts at least; ``idle``: since when ranks idle. ``sole``: nobody
-    else could do the work.
+    else could do the work. ``turns``: when requests have theirs, where they queue for long; ``queued`` of ``size`` do.
     """
 
     now_s: float
@@ -75,6 +83,8 @@ class Terms:
     sole: bool = True
     pauses: Sequence[float] = ()
     idle: Idle = field(default_factory=Idle)
+    turns: Turns = field(default_factory=Turns)
+    queued: int = 0
 
     @property
     def start_s(self) -> float:
@@ -119,6 +129,11 @@ class Margin:
         return self.gain > self.cost
 
     @property
+    def stays(self) -> bool:
+        """Whether it is worth so much of it that it keeps its place in a queue."""
+        return self.gain > _KEPT * self.cost
+
+    @property
     def words(self) -> str:
         """The numbers that decide."""
         if self.saves_s == math.inf:
@@ -150,6 +165,8 @@ def margin(left: Profile, terms: Terms, rank: int) -> Margin:
     start = terms.rate * (terms.billed_s + terms.launch_s)
     if rank == 1 and terms.sole:
         return Margin(rank, math.inf, math.inf, start, now=True)
+    if terms.turns:
+        return _in_turn(left, terms, rank)
     uses = left.uses(rank)
     alive = absent = _Value()
     gap_s, now = 0.0, False
@@ -163,6 +180,16 @@ def margin(left: Profile, terms: Terms, rank: int) -> Margin:
     if not absent.cost:  # it is worth nothing: say what the best try would be
         absent = alive.less(start)
     return Margin(rank, absent.saves_s, absent.saves_s * terms.time_value, absent.cost, now)
+
+
+def _in_turn(left: Profile, terms: Terms, rank: int) -> Margin:
+    """Weigh one more request that waits for its turn with those before it."""
+    come = terms.size - terms.queued
+    fewer, more = (terms.turns.run(left, min(come, jobs), max(0, jobs - come)) for jobs in (rank - 1, rank))
+    saves_s = fewer.end_s - more.end_s
+    starts, idle_s = max(0.0, more.starts - fewer.starts), max(0.0, more.idle_s - fewer.idle_s)
+    cost = terms.rate * (starts * (terms.billed_s + terms.launch_s) + idle_s)
+    return Margin(rank, saves_s, saves_s * terms.time_value, cost, now=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +244,7 @@ def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
     terms:
         The pool.
     """
-    left = work.after(terms.start_s, terms.serving)
+    left = work if terms.turns else work.after(terms.start_s, terms.serving)
     worth, jobs = worthwhile(left, terms, terms.size)
     spare = work.beyond(terms.maximum).work_s / work.work_s if worth >= terms.maximum and work.work_s else 0.0
     needed = terms.size if jobs > terms.size else min(terms.size, math.ceil(ready - _EPSILON))
@@ -227,6 +254,8 @@ def answer(work: Profile, ready: float, words: str, terms: Terms) -> Answer:
         reason = f"{words}; {count(jobs - terms.size, 'job')} more: {each} {margin(left, terms, jobs).words}"
         return Answer(Want(jobs, reason), None, needed, spare, declined, more=True)
     keep, look_s, why = _kept(work, needed, terms)
+    if (waiting := _queued(work, keep, terms)) is not None:
+        keep, look_s, why = waiting
     return Answer(Want(keep, f"{words}; {why}" if why else words), look_s, needed, spare, declined)
 
 
@@ -250,6 +279,18 @@ def _kept(work: Profile, needed: int, terms: Terms) -> tuple[int, float | None, 
     why = stay.words(keep + 1 if keep < terms.size else keep)
     words = f"{needed} needed now, {keep - least} kept idle, {terms.size - keep} given up: {why}"
     return keep, None if look_s == math.inf else look_s, words
+
+
+def _queued(work: Profile, kept: int, terms: Terms) -> tuple[int, None, str] | None:
+    """The same as ``_kept`` with what keeps its place in the queue, if that is more and there is something to do."""
+    come = max(kept, terms.size - terms.queued)
+    if not terms.turns or not work.phases:
+        return None
+    stay = _last(come, terms.size, lambda rank: margin(work, terms, rank).stays)
+    if stay == come:
+        return None
+    requests = count(stay + terms.queued - terms.size, "request")
+    return stay, None, f"{requests} kept in the queue: the last {margin(work, terms, stay).words}"
 
 
 class _Stay:
