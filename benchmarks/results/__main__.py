@@ -2,7 +2,7 @@
 
     make results                                 docs/results.md, about an hour on two cores; can be interrupted
     make results ARGS="--quick"                  a few minutes, to build/results
-    make results WORKFLOWS=FOLDER                WfFormat files instead of the built-in shapes, to build/results
+    make results WORKFLOWS=FOLDER                WfFormat files besides the built-in shapes, to build/results
     make results ARGS="--seeds 5 --scales 1"     the built-in shapes as they are, and not eight times as long too
 
 Every run is kept as a line of JSON in build/results/rows.jsonl, and not run again until the code that decides what
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from benchmarks.results.grid import (
     BACKENDS,
+    CERTAIN,
     FULL,
     INSTANT,
     KNOBS,
@@ -38,7 +39,7 @@ from benchmarks.results.grid import (
     sessions,
 )
 from benchmarks.results.optimum import optimum, small
-from benchmarks.results.page import CERTAIN, Findings, page
+from benchmarks.results.page import Findings, page
 from benchmarks.results.picture import draw
 from benchmarks.results.runs import Case, Store, cases, code_of, run_all
 from benchmarks.results.scores import best_knobs
@@ -58,7 +59,7 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workflows", type=Path, metavar="FOLDER", help="WfFormat files instead of built-in shapes")
+    parser.add_argument("--workflows", type=Path, metavar="FOLDER", help="WfFormat files besides the built-in shapes")
     parser.add_argument("--quick", action="store_true", help="one seed, no knobs, and the shapes as they are")
     parser.add_argument("--seeds", type=int, metavar="N", help=f"repeat with so many seeds ({FULL.seeds})")
     parser.add_argument("--scales", type=scales, metavar="X,...", help="all times so many times as long (1,8)")
@@ -96,10 +97,9 @@ def measured(options: argparse.Namespace, page_path: Path) -> Findings:
     size, begun_s = size_of(options), time.monotonic()
     codes = {policy: code_of(policy) for policy in (*PRICED, STATIC_BEST, *KNOBS)}
     store = Store(options.rows, codes)
-    instances = built_in(size.scales) if options.workflows is None else in_folder(options.workflows)
-    tuned, reported = halves(instance.application for instance in instances)
-    first = [instance for instance in instances if instance.application in tuned]
-    second = [instance for instance in instances if instance.application in reported]
+    shapes = built_in(size.scales)
+    files = [] if options.workflows is None else in_folder(options.workflows)
+    first, second = halved(shapes, files)
     every = {rival: list(knobs)[1:] for rival, knobs in KNOBS.items()} if size.knobs else {}
 
     def run(label: str, wanted: list[Case]) -> list[Case]:
@@ -131,7 +131,7 @@ def measured(options: argparse.Namespace, page_path: Path) -> Findings:
         sessions=store.of(paused),
         instant=store.of(instant),
         small=[] if options.only_rows else small_graphs(),
-        about=about(options, size, instances, codes),
+        about=about(options, size, files, (first, second), codes),
         picture=picture_of(page_path).relative_to(page_path.parent).as_posix(),
     )
 
@@ -150,28 +150,47 @@ def small_graphs() -> list[tuple[str, float, float, float, float]]:
     return found
 
 
-def about(options: argparse.Namespace, size: Size, instances: Sequence[Instance], codes: dict[str, str]) -> list[str]:
+def halved(*kinds: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:
+    """What is tuned on and what is reported; each kind is halved by itself, so that more files move no shape."""
+    tuned = [name for kind in kinds for name in halves(each.application for each in kind)[0]]
+    every = [each for kind in kinds for each in kind]
+    return [each for each in every if each.application in tuned], [
+        each for each in every if each.application not in tuned
+    ]
+
+
+def about(
+    options: argparse.Namespace,
+    size: Size,
+    files: Sequence[Instance],
+    both: tuple[Sequence[Instance], Sequence[Instance]],
+    codes: dict[str, str],
+) -> list[str]:
     """How the page was made."""
-    tuned, reported = halves(instance.application for instance in instances)
     said = ["make results"]
-    said += [f"WORKFLOWS={options.workflows.name}"] if options.workflows else []
-    given = [f"--seeds {size.seeds}", f"--scales {','.join(f'{scale:g}' for scale in size.scales)}"]
+    said += [f"WORKFLOWS={options.workflows.name}"] if files else []
+    given = ["--quick"] if options.quick else []
+    given += [f"--seeds {size.seeds}", f"--scales {','.join(f'{scale:g}' for scale in size.scales)}"]
     said += [f"ARGS={shlex.quote(' '.join(given))}"] if size.name == "own" else ["ARGS=--quick"] * options.quick
-    many = f"{len(instances)} pieces of work, {size.seeds} seed{'s' * (size.seeds > 1)}, at most {MAXIMUM} workers"
+    tuned, reported = (", ".join(dict.fromkeys(each.application for each in half)) for half in both)
+    count = len(both[0]) + len(both[1])
     lines = [
+        "# Results with workflows" if files else "# Results",
+        "",
         "How far is each policy from what no policy can go below? This page is written by a command: numbers, tables,",
         "picture.",
         "",
         f"    {' '.join(said)}",
         "",
-        f"The size of this run: {size.name} ({many}). What is scored, and on which made-up resource managers, is told",
-        "in [the simulator](simulator.md). Applications are halved by a rule: sorted by name, the first, third, fifth",
-        "and so on are tuned on, and the others are reported.",
+        f"The size of this run: {count} pieces of work, {size.seeds} seed{'s' * (size.seeds > 1)}, at most {MAXIMUM}",
+        "workers. What is scored, and on which made-up resource managers, is told in [the simulator](simulator.md).",
+        "Applications are halved by a rule: sorted by name, the first, third, fifth and so on are tuned on, and the",
+        "others are reported.",
         "",
-        f"* tuned on: {', '.join(tuned)}",
-        f"* reported: {', '.join(reported)}",
+        f"* tuned on: {tuned}",
+        f"* reported: {reported}",
     ]
-    if options.workflows is None and len(size.scales) > 1:
+    if len(size.scales) > 1:
         more = ", ".join(f"{scale:g}" for scale in size.scales)
         lines.append(f"* each shape with all its times multiplied by: {more}")
     lines += [
@@ -179,9 +198,14 @@ def about(options: argparse.Namespace, size: Size, instances: Sequence[Instance]
         "Intervals are 95 % of 1,000 bootstrap draws, of applications first and then of their runs. The code that",
         f"decided was `{codes[OURS]}` (ours) and `{codes['dask']}` (the rest), by the hash of its files.",
     ]
-    if options.workflows is not None:
-        lines += ["", "Files, with the beginning of their SHA-256:", ""]
-        lines += [f"* `{Path(each.source).name}`: {checksum(Path(each.source))}" for each in instances]
+    if files:
+        lines += [
+            "",
+            f"{len(files)} of the pieces are workflows that others recorded, WfFormat files. Their application is the",
+            "beginning of the name, and they are halved by themselves. With the beginning of their SHA-256:",
+            "",
+            ", ".join(f"`{Path(each.source).name}` {checksum(Path(each.source))}" for each in files),
+        ]
     return lines
 
 

@@ -20,6 +20,7 @@ from dask_adaptive.sim.workload import Graph, Release, Workload
 
 __all__ = [
     "BACKENDS",
+    "CERTAIN",
     "FULL",
     "INSTANT",
     "KNOBS",
@@ -42,6 +43,9 @@ __all__ = [
 
 BACKENDS = ("local", "pods", "cloud", "queue")
 """Resource managers that are compared on."""
+
+CERTAIN = ("local", "pods", "cloud")
+"""Resource managers whose starts always take the same time."""
 
 INSTANT = "0"
 """A resource manager whose jobs serve at once."""
@@ -107,9 +111,14 @@ class Instance:
     scale: float = 1.0
     think_s: float | None = None
 
+    @property
+    def drawn(self) -> bool:
+        """Whether it is drawn anew for each seed, as a shape is; a file stays as it is."""
+        return self.source in SHAPES
+
     def workload(self, seed: int) -> Workload:
-        """A shape is drawn anew for each seed, a file stays as it is."""
-        if self.source not in SHAPES:
+        """What there is to do."""
+        if not self.drawn:
             return replace(_read(self.source), name=self.name)
         options = {} if self.think_s is None else {"think_s": self.think_s}
         return replace(scaled(SHAPES[self.source](seed=seed, **options), self.scale), name=self.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import markdown_table
-from benchmarks.results.grid import BACKENDS, INSTANT, KNOBS, MAXIMUM, OURS, THINK_S, TIME_VALUES
+from benchmarks.results.grid import BACKENDS, CERTAIN, INSTANT, KNOBS, MAXIMUM, OURS, THINK_S, TIME_VALUES
 from benchmarks.results.scores import Duel, best_knobs, by, duel, mean, means_by, pick, ratio
 from dask_adaptive.sim.trial import STATIC_BEST
 
@@ -20,9 +20,6 @@ Row = Mapping[str, Any]
 
 GOALS = {"local": 1.08, "pods": 1.12, "cloud": 1.15, "queue": 1.45}
 """Geometric mean of the score that is wanted on the reported half."""
-
-CERTAIN = ("local", "pods", "cloud")
-"""Resource managers whose starts always take the same time."""
 
 TRIED = Path(__file__).with_name("tried.md")
 """What was tried, told by hand."""
@@ -73,7 +70,6 @@ class Findings:
 def page(found: Findings) -> str:
     """The page, in Markdown."""
     parts = [
-        "# Results",
         "\n".join(found.about),
         f"## What was wanted\n\n{_wanted(found)}",
         f"## Scores\n\n{_scores(found)}",

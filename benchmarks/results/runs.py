@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import signal
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import dask_adaptive
-from benchmarks.results.grid import KNOBS, MAXIMUM, PRICED, TIME_VALUES, Instance, policy_named
+from benchmarks.results.grid import CERTAIN, KNOBS, MAXIMUM, PRICED, TIME_VALUES, Instance, policy_named
 from dask_adaptive.errors import AdaptiveError
 from dask_adaptive.sim.bound import objective
 from dask_adaptive.sim.hindsight import Hindsight
@@ -29,6 +30,9 @@ Row = Mapping[str, Any]
 """A run at a time value: the fields of ``Trial``, and ``application``, ``knob``, ``code``, ``failure``,
 ``cost``, and ``parts_bound``: the bound of the graphs taken apart."""
 
+KEY = ("instance", "backend", "policy", "knob", "seed", "time_value")
+"""Fields of a row that tell it from all others."""
+
 WORLD = (
     *("sim", "controller.py", "jobs.py", "plan.py", "model.py", "life.py", "upkeep.py", "health.py", "operations.py"),
     *(f"policy/{name}.py" for name in ("classic", "combine", "contracts", "demand", "victims")),
@@ -41,6 +45,7 @@ class Case:
     """One run, or a search for the best size.
 
     ``time_value`` is None for a policy that does the same at all of them: then one run is scored at each.
+    ``seeds``: the same comes of so many seeds, from ``seed`` on.
     """
 
     instance: Instance
@@ -49,28 +54,36 @@ class Case:
     knob: str
     seed: int
     time_value: float | None = None
+    seeds: int = 1
 
     @property
     def keys(self) -> list[tuple[Any, ...]]:
         """Of the rows that it makes."""
-        values = TIME_VALUES if self.time_value is None else (self.time_value,)
-        return [(self.instance.name, self.backend, self.policy, self.knob, self.seed, value) for value in values]
+        seeds = range(self.seed, self.seed + self.seeds)
+        return [
+            (self.instance.name, self.backend, self.policy, self.knob, seed, value)
+            for seed, value in itertools.product(seeds, self._values)
+        ]
+
+    @property
+    def _values(self) -> tuple[float, ...]:
+        return TIME_VALUES if self.time_value is None else (self.time_value,)
 
     def rows(self, code: str) -> list[Row]:
         """Run it. One that cannot be is rows that say why."""
         try:
             found = list(self._run())
         except AdaptiveError as error:
-            found = [{"failure": str(error), "score": None}] * len(self.keys)
+            found = [{"failure": str(error), "score": None}] * len(self._values)
         return [
             {
                 "application": self.instance.application,
-                **dict(zip(("instance", "backend", "policy", "knob", "seed", "time_value"), key, strict=True)),
                 "code": code,
                 "failure": "",
                 **row,
+                **dict(zip(KEY, key, strict=True)),
             }
-            for key, row in zip(self.keys, found, strict=True)
+            for key, row in zip(self.keys, self.seeds * found, strict=True)
         ]
 
     def _run(self) -> Iterator[Row]:
@@ -96,7 +109,7 @@ class Case:
         value = TIME_VALUES[0] if self.time_value is None else self.time_value
         policy = policy_named(self.policy, self.knob, value, workload)
         outcome = simulate(workload, policy, setting, seed=self.seed)
-        yield from ((key[-1], outcome) for key in self.keys)
+        yield from ((value, outcome) for value in self._values)
 
 
 def cases(
@@ -108,16 +121,15 @@ def cases(
 ) -> Iterator[Case]:
     """Every case, those that belong together beside each other. ``knobs``: other ones than the default, by policy."""
     policies = list(policies)
-    for instance in instances:
-        for backend in backends:
-            for seed in range(seeds):
-                for policy in policies:
-                    if policy in PRICED:
-                        yield from (Case(instance, backend, policy, "", seed, value) for value in TIME_VALUES)
-                        continue
-                    yield Case(instance, backend, policy, "", seed)
-                    more = dict.fromkeys((knobs or {}).get(policy, ()))
-                    yield from (Case(instance, backend, policy, knob, seed) for knob in more if knob)
+    for instance, backend in itertools.product(instances, backends):
+        # a file stays as it is, and where starts always take the same time nothing else is left to chance
+        alike = seeds if backend in CERTAIN and not instance.drawn else 1
+        for seed, policy in itertools.product(range(0, seeds, alike), policies):
+            if policy in PRICED:
+                yield from (Case(instance, backend, policy, "", seed, value, alike) for value in TIME_VALUES)
+                continue
+            more = dict.fromkeys(("", *(knobs or {}).get(policy, ())))
+            yield from (Case(instance, backend, policy, knob, seed, seeds=alike) for knob in more)
 
 
 def code_of(policy: str) -> str:
@@ -158,7 +170,7 @@ class Store:
         for line in lines:
             try:
                 row = json.loads(line)
-                key = tuple(row[name] for name in ("instance", "backend", "policy", "knob", "seed", "time_value"))
+                key = tuple(row[name] for name in KEY)
             except (ValueError, KeyError, TypeError):
                 continue
             if self._codes is None or row["code"] == self._codes.get(row["policy"]):

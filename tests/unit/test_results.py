@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from benchmarks import believable
 from benchmarks.believable import Measured, Pair
-from benchmarks.results.__main__ import main
-from benchmarks.results.grid import BACKENDS, KNOBS, Instance, built_in, halves, in_folder, sessions
+from benchmarks.results.__main__ import halved, main
+from benchmarks.results.grid import BACKENDS, KNOBS, TIME_VALUES, Instance, built_in, halves, in_folder, sessions
 from benchmarks.results.optimum import best_cost, small
 from benchmarks.results.page import Findings, page
 from benchmarks.results.runs import Case, Store, cases, run_all
@@ -45,6 +45,26 @@ def row(**fields: Any) -> dict[str, Any]:
         **fields,
     }
     return {"cost": filled["score"], "parts_bound": 1.0, **filled}
+
+
+WORKFLOW = {
+    "name": "two",
+    "schemaVersion": "1.5",
+    "workflow": {
+        "specification": {
+            "tasks": [
+                {"name": "a", "id": "a", "parents": [], "children": ["b"]},
+                {"name": "b", "id": "b", "parents": ["a"], "children": []},
+            ],
+            "files": [],
+        },
+        "execution": {
+            "makespanInSeconds": 7,
+            "executedAt": "2026-01-01T00:00:00Z",
+            "tasks": [{"id": "a", "runtimeInSeconds": 3.0}, {"id": "b", "runtimeInSeconds": 4.0}],
+        },
+    },
+}
 
 
 # --- the grid --------------------------------------------------------------------------------------------------
@@ -204,6 +224,30 @@ def test_the_bound_is_below_the_optimum(value: float) -> None:
     for seed, billed_s in itertools.product(range(6), (0.0, 1.0, 15.0)):
         work, start = small(seed, tasks=5), Start(0.0, billed_s)
         assert lower_bound(work, start, time_value=value, maximum=5) <= best_cost(work.graphs[0], start, value) + 1e-9
+
+
+def test_a_file_runs_once_where_nothing_is_left_to_chance() -> None:
+    shape, file = Instance("map-reduce", "map-reduce", "map-reduce"), Instance("blast", "blast-1", "blast-1.json")
+    made = list(cases([shape, file], ["pods", "queue"], 3, policies=["dask"]))
+    expected = [(shape, where, seed, 1) for where in ("pods", "queue") for seed in range(3)]
+    expected += [(file, "pods", 0, 3), *((file, "queue", seed, 1) for seed in range(3))]
+    assert expected == [(each.instance, each.backend, each.seed, each.seeds) for each in made]
+    assert [(seed, value) for seed in range(3) for value in TIME_VALUES] == [key[-2:] for key in made[6].keys]
+
+
+def test_one_run_makes_the_rows_of_all_its_seeds(tmp_path: Path) -> None:
+    path = tmp_path / "w-1.json"
+    path.write_text(json.dumps(WORKFLOW), encoding="utf-8")
+    [instance] = in_folder(tmp_path)
+    [case] = cases([instance], ["pods"], 2, policies=["dask"])
+    alone = [row for seed in range(2) for row in Case(instance, "pods", "dask", "", seed).rows("code")]
+    assert alone == case.rows("code")
+
+
+def test_shapes_and_files_are_halved_by_themselves() -> None:
+    shapes, files = ([Instance(name, name, name) for name in names] for names in ("ace", "bdf"))
+    tuned, reported = halved(shapes, files)
+    assert ["aebf", "cd"] == ["".join(each.name for each in half) for half in (tuned, reported)]
 
 
 # --- the page --------------------------------------------------------------------------------------------------
