@@ -30,6 +30,7 @@ from dask_adaptive.policy.floors import (
 from dask_adaptive.policy.profile import EMPTY, Profile, Stretch, profile
 from dask_adaptive.policy.release import Idle
 from dask_adaptive.policy.remaining import Piece, graphs_alike, remaining, starved_s
+from dask_adaptive.policy.stream import Stream
 from dask_adaptive.policy.turns import Turns
 from dask_adaptive.policy.worth import Answer, Terms, answer
 
@@ -75,8 +76,8 @@ class CostAware:
     -----
     ``patient``: it decides itself how long idle jobs are kept, so no ``Patience`` is put around it. Its past: ``kinds``
     (mean seconds by prefix, at most 256), ``pauses`` (lengths of the last 16 times without work), ``quiet_s`` (since
-    when there is none), and for each pool since when which ranks are idle, the most that were needed, when was asked
-    last, and when it was broken last.
+    when there is none), ``stream`` (small graphs that keep coming), and for each pool since when which ranks are idle,
+    the most that were needed, when was asked last, and when it was broken last.
     """
 
     patient = True
@@ -120,7 +121,8 @@ class CostAware:
         pieces = remaining(view.load, Durations(kinds, self.unknown_s, self.truth), self.feed_s)
         pauses, quiet_s = _pauses(past, quiet=not pieces, now_s=view.now_s)
         rest_s = max((piece.end_s for piece in pieces), default=0.0)
-        work = _Work(view, pieces)
+        work, stream = _Work(view, pieces), Stream.read(past.get("stream", {})).now(pieces, view.now_s)
+        streams_s = 0.0  # the first pool that could serves a stream, and no other
         wants: dict[str, Want] = {}
         pools: dict[str, Any] = {}
         looks = [max(_LEAST_LOOK_S, piece.group.oldest_s / 4) for piece in pieces if piece.doubted]
@@ -143,13 +145,20 @@ class CostAware:
             start_s = terms.queued_s + terms.billed_s
             start_s += terms.rate * (terms.billed_s + terms.launch_s) / self.time_value
             want = for_starved(want, pool, work.starved_s(pool), start_s)
+            if not streams_s and (ready or not pieces):
+                streams_s = stream.left_s(view.now_s, pool.pool.shape.job_threads)
+                looks += [streams_s] if streams_s else []
+                alone = replace(terms, time_value=self.time_value)
+                want = (
+                    stream.raised(want, pool, sum(piece.group.ready for piece in pieces), alone) if streams_s else want
+                )
             wants[name] = for_results(want, memory_jobs(pool, to_hold, self.memory))
             terms = _peaked(terms, found, profile_, fresh=past.get("quiet_s") is not None)
             pools[name] = {**_remembered(before, pool, terms, found, view.now_s), "effect": effect.plain()}
             looks += [] if found.look_s is None else [found.look_s]
         ordered = for_clients({pool.pool.name: wants[pool.pool.name] for pool in view.pools}, view)
         target = Target(ordered, min(looks, default=None), tuple(work.declined), tuple(work.impossible))
-        return target, {"kinds": kinds, "pauses": pauses, "quiet_s": quiet_s, "pools": pools}
+        return target, {"kinds": kinds, "pauses": pauses, "quiet_s": quiet_s, "pools": pools, "stream": stream.plain()}
 
     def _terms(self, pool: PoolView, before: Mapping[str, Any], pauses: Sequence[float], now_s: float) -> Terms:
         """What the size of this pool depends on, work aside."""
