@@ -85,10 +85,12 @@ async def _counted(make: Callable[[], Awaitable[Any]], jobs: int, calls: Path) -
 
 async def measure_async(jobs: int) -> dict[str, Counted]:
     """Both sides, one after the other, on the same Slurm."""
+    from dask_jobqueue.config import reconfigure
     from dask_jobqueue.slurm import SLURMCluster as Theirs
 
     from dask_adaptive import SlurmCluster as Ours
 
+    reconfigure()  # its defaults are gone where somebody has set Dask's configuration anew since the import
     slurm()
     before = os.environ["PATH"]
     with tempfile.TemporaryDirectory() as name:
