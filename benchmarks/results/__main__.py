@@ -172,7 +172,7 @@ def about(
     given = ["--quick"] if options.quick else []
     given += [f"--seeds {size.seeds}", f"--scales {','.join(f'{scale:g}' for scale in size.scales)}"]
     said += [f"ARGS={shlex.quote(' '.join(given))}"] if size.name == "own" else ["ARGS=--quick"] * options.quick
-    tuned, reported = (", ".join(dict.fromkeys(each.application for each in half)) for half in both)
+    tuned, reported = (", ".join(sorted({each.application for each in half})) for half in both)
     count = len(both[0]) + len(both[1])
     lines = [
         "# Results with workflows" if files else "# Results",
