@@ -62,6 +62,11 @@ class Findings:
         """The best one on the tuning half; "" is the default."""
         return self._knobs.get((backend, value, rival), "")
 
+    @property
+    def turned(self) -> list[bool]:
+        """Whether rivals are at the knob best on the tuning half: first they are not, then they are, if other knobs ran."""
+        return [False, True] if any(row["knob"] for row in self.tuning) else [False]
+
     @cached_property
     def _knobs(self) -> dict[tuple[str, float, str], str]:
         return best_knobs(self.tuning)
@@ -107,7 +112,8 @@ def _wanted_means(found: Findings) -> Iterator[tuple[str, str, str, bool]]:
 
 
 def _wanted_duels(found: Findings) -> Iterator[tuple[str, str, str, bool]]:
-    for words, tuned in (("rivals with their defaults", False), ("rivals at the knob best on the tuning half", True)):
+    for tuned in found.turned:
+        words = "rivals at the knob best on the tuning half" if tuned else "rivals with their defaults"
         lost = [
             f"{rival} on {backend} at {value:g}: {part:.3f}"
             for backend, value in found.cells
@@ -185,7 +191,8 @@ def _rivals(found: Findings) -> str:
         "over the reported half, with its interval of 95 %. Above 1 ours is cheaper; below 1, in bold, the rival is."
     )
     parts = [text]
-    for words, tuned in (("With their defaults", False), ("At the knob that is best on the tuning half", True)):
+    for tuned in found.turned:
+        words = "At the knob that is best on the tuning half" if tuned else "With their defaults"
         body = [
             (
                 f"{backend}, {value:g}",
@@ -357,6 +364,8 @@ def _beside(found: Findings) -> str:
 
 
 def _knobs(found: Findings) -> str:
+    if True not in found.turned:
+        return f"At most {MAXIMUM} workers for everybody. Rivals ran with their defaults only."
     first = {rival: next(iter(knobs)) or "none" for rival, knobs in KNOBS.items()}
     body = [
         (f"{backend}, {value:g}", *(found.knob(backend, value, rival) or first[rival] for rival in KNOBS))

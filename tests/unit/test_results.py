@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,16 @@ def test_the_page_says_plainly_where_we_lose() -> None:
     assert "0 of 4; local, session-10: 1.10" in text
     assert "On 24 of 24 combinations" in text
     assert "| b | cloud, 1 | dask | 0.91 |" in text
+
+
+def test_the_page_tells_of_knobs_only_where_they_were_turned() -> None:
+    plain = findings(theirs=1.3)
+    assert "knob best on the tuning half" not in page(plain)
+    assert "Rivals ran with their defaults only." in page(plain)
+    other = row(policy="dask", knob="target_duration 1 s, wait_count 3", score=1.2)
+    text = page(replace(plain, tuning=[*plain.tuning, other]))
+    assert "cheaper than rivals at the knob best on the tuning half | all | 84 of 84 duels won" in text
+    assert "out of: `dask`" in text
 
 
 def test_a_folder_without_workflows_is_an_error_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
