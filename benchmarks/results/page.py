@@ -64,7 +64,7 @@ class Findings:
 
     @property
     def turned(self) -> list[bool]:
-        """Whether rivals are at the knob best on the tuning half: first they are not, then they are, if other knobs ran."""
+        """Whether rivals are at their best knob of the tuning half: first not, then they are, if other knobs ran."""
         return [False, True] if any(row["knob"] for row in self.tuning) else [False]
 
     @cached_property
