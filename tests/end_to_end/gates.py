@@ -36,5 +36,14 @@ async def until(condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
         await asyncio.sleep(0.01)
 
 
+def soon(condition: Callable[[], Any]) -> Any:
+    """Wait for a condition outside of any event loop; its value."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {LIMIT_S:g} s"
+        time.sleep(0.05)
+    return value
+
+
 def gate(name: str) -> threading.Event:
     return GATES.setdefault(name, threading.Event())

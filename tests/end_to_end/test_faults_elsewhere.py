@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import dask
-import psutil
 import pytest
 from click.testing import CliRunner
 from distributed import Client, Scheduler
@@ -23,7 +20,8 @@ from dask_adaptive import Cluster, SSHCluster, connect
 from dask_adaptive.backend.ssh import Ssh
 from dask_adaptive.show.cli import adaptive
 
-from .worlds import MARK, QUICK, Trace, alive, kill, marked, pids, until, workers
+from .gates import soon
+from .worlds import QUICK, Trace, alive, kill, own_mark, pids, until, workers
 
 HANGS = "import time\ntime.sleep(600)\n"
 
@@ -161,33 +159,13 @@ async def test_two_clusters_elsewhere_on_one_scheduler(hosts: Hosts) -> None:
 
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    word = uuid.uuid4().hex
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    monkeypatch.setenv(MARK, word)
-    yield word
-    try:
-        soon(lambda: not left(word))
-    finally:
-        for process in left(word):
-            process.kill()
-
-
-def left(word: str) -> list[psutil.Process]:
-    """What carries the mark and is not this test."""
-    return [process for process in marked(word) if process.pid != os.getpid()]
+    yield from own_mark(tmp_path, monkeypatch)
 
 
 def command(*arguments: str) -> str:
     done = CliRunner().invoke(adaptive, list(arguments), prog_name="dask adaptive")
     assert 0 == done.exit_code, done.output
     return str(done.stdout)
-
-
-def soon(met: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 120
-    while not met():
-        assert time.monotonic() < deadline, "waited for two minutes"
-        time.sleep(0.05)
 
 
 def test_workers_of_a_head_killed_busy_with_the_only_copy_and_all_at_once(mark: str, trace: Trace) -> None:

@@ -12,10 +12,9 @@ import socket
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ from dask_adaptive.head.state import Standing, entries, entry_of
 from dask_adaptive.model import Record
 from dask_adaptive.show.cli import adaptive
 
-from .gates import LIMIT_S, until
-from .worlds import MARK, kill, marked, rounds
+from .gates import LIMIT_S, soon, until
+from .worlds import MARK, kill, own_mark, rounds, table
 
 PROGRAM = [sys.executable, "-m", "dask", "adaptive"]
 
@@ -43,14 +42,14 @@ PROGRAM = [sys.executable, "-m", "dask", "adaptive"]
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A state directory of its own, and a mark that every process started from here carries."""
-    yield from _marked(tmp_path, monkeypatch)
+    yield from own_mark(tmp_path, monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The name of a head with one worker, for the tests that only look."""
     with pytest.MonkeyPatch.context() as patch:
-        for _ in _marked(tmp_path_factory.mktemp("shared"), patch):
+        for _ in own_mark(tmp_path_factory.mktemp("shared"), patch):
             assert 0 == command("up", "shared", "--minimum", "1", "--maximum", "3").exit_code
             with connect("shared") as cluster, Client(cluster) as client:
                 client.wait_for_workers(1, timeout=120)
@@ -58,28 +57,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert 0 == command("down", "shared").exit_code
 
 
-def _marked(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
-    word = uuid.uuid4().hex
-    patch.setenv("XDG_STATE_HOME", str(folder / "state"))
-    patch.setenv(MARK, word)
-    yield word
-    try:
-        soon(lambda: not table(word))
-    finally:
-        left = table(word)
-        for process in left:
-            with suppress(psutil.Error):
-                process.kill()
-        assert [] == left, "processes were left behind"
-
-
 def command(*arguments: str) -> Result:
     return CliRunner().invoke(adaptive, list(arguments), prog_name="dask adaptive")
-
-
-def table(word: str) -> list[psutil.Process]:
-    """The process table: what carries the mark and is not this test."""
-    return [process for process in marked(word) if process.pid != os.getpid()]
 
 
 @contextmanager
@@ -97,15 +76,6 @@ def up(name: str, *options: str) -> int:
     done = command("up", name, "--maximum", "2", "--json", *options)
     assert 0 == done.exit_code, done.output
     return int(json.loads(done.stdout)["pid"])
-
-
-def soon(condition: Callable[[], Any]) -> Any:
-    """Wait for a condition outside of any event loop; its value."""
-    deadline = time.monotonic() + LIMIT_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {LIMIT_S:g} s"
-        time.sleep(0.05)
-    return value
 
 
 # --- it lives on -------------------------------------------------------------------------------------------------

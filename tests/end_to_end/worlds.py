@@ -7,17 +7,18 @@ import signal
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from distributed import Client
 
 from dask_adaptive import Cluster, LocalCluster
 
-from .gates import until
+from .gates import soon, until
 
 MARK = "DASK_ADAPTIVE_TEST_MARK"
 QUICK = {"interval": "50 ms", "wait_count": 2, "target_duration": "50 ms"}
@@ -113,3 +114,24 @@ def marked(mark: str) -> list[psutil.Process]:
             if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
+
+
+def own_mark(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A state directory of its own, and a mark that every process started from here carries; none may be left."""
+    word = uuid.uuid4().hex
+    patch.setenv("XDG_STATE_HOME", str(folder / "state"))
+    patch.setenv(MARK, word)
+    yield word
+    try:
+        soon(lambda: not table(word))
+    finally:
+        left = table(word)
+        for process in left:
+            with suppress(psutil.Error):
+                process.kill()
+        assert [] == left, "processes were left behind"
+
+
+def table(word: str) -> list[psutil.Process]:
+    """The process table: what carries the mark and is not this test."""
+    return [process for process in marked(word) if process.pid != os.getpid()]
