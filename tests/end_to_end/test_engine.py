@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import dask
@@ -332,6 +332,46 @@ async def test_the_next_stage_is_a_demand():
         await until(lambda: "demand" in words)
         gate("stage").set()
         await c.gather(stage)
+
+
+async def test_the_first_task_of_an_unknown_kind_that_ends_is_told_once_and_no_other():
+    words: list[str] = []
+    async with scheduler() as s, engine(s) as one, worker(s), client(s) as c:
+        one.watch(words.append)
+        tasks = c.map(hold, ["first", "second", "third"], key="kind")
+        await until_load(one, lambda load: any(g.ready == 3 and g.mean_s is None for g in load.groups))
+        gate("first").set()
+        await until(lambda: "learned" in words)
+        assert group(await one.look(), "kind").mean_s is not None
+        words.clear()
+        gate("second").set()
+        await until(lambda: RUNS["third"])
+        gate("third").set()
+        await c.gather(tasks)
+        await until(lambda: "quiet" in words)
+        assert "learned" not in words
+
+
+@pytest.mark.parametrize("stealing", [True, False])
+async def test_a_worker_that_joins_gets_waiting_tasks_before_work_stealing_has_its_turn(stealing: bool):
+    waits = {"distributed.scheduler.work-stealing-interval": "1h", "distributed.scheduler.work-stealing": stealing}
+    with dask.config.set(waits):
+        async with scheduler() as s, engine(s) as one, AsyncExitStack() as stack, worker(s), client(s) as c:
+            await one.start()
+            tasks = [c.submit(hold, "first", key="first")]
+            await until(lambda: RUNS["first"])
+            # the only task of its group is not queued at the scheduler: it waits at the worker until somebody moves it
+            tasks.append(c.submit(count, "second", key="second"))
+            await until(lambda: "second" in s.tasks and s.tasks["second"].state == "processing")
+            await stack.enter_async_context(worker(s, worker_name("abcdtest.1", 0)))
+            if stealing:
+                await until(lambda: RUNS["second"])
+                assert "processing" == s.tasks["first"].state
+            else:
+                await until_load(one, lambda load: len(load.members) == 2)
+                assert not RUNS["second"]
+            gate("first").set()
+            await c.gather(tasks)
 
 
 async def test_workers_are_told_to_a_cluster():

@@ -157,9 +157,11 @@ class DaskEngine:
     # --- Engine ---
 
     async def start(self) -> None:
-        """Attach now rather than at the first look, and wait until pushes flow. Raises ``EngineError``."""
+        """Attach now rather than at the first look, and wait until pushes flow, if wanted. Raises ``EngineError``."""
         await self._attach()
         self._listen()
+        if self._listening is None:
+            return
         with suppress(asyncio.TimeoutError):
             await within(self._timeout_s, self._streaming.wait())
 
@@ -207,8 +209,9 @@ class DaskEngine:
     def watch(self, wake: Callable[[str], None]) -> None:
         """From now on call ``wake`` with a word on what happened at the scheduler.
 
-        "graph", "demand" (tasks became ready that no thread is free for), "quiet" (the last task is done),
-        "worker joined", "worker left", "client waits", "restart", "scheduler lost", "scheduler found".
+        "graph", "demand" (tasks became ready that no thread is free for), "quiet" (the last task is done), "learned"
+        (the first task of an unknown kind has ended), "worker joined", "worker left", "client waits", "restart",
+        "scheduler lost", "scheduler found".
         """
         self._wake = wake
         if self._attached:

@@ -77,6 +77,7 @@ NAMES = (
     ("prefix", "duration_average", "first guess of a run time"),
     ("stealing", "in_flight", "tasks on the move between workers"),
     ("stealing", "move_task_request", "move a waiting task"),
+    ("stealing", "balance", "give waiting tasks to workers that just came"),
     ("amm", "add_policy", "move results off a worker"),
     ("amm", "run_once", "the same, at once"),
 )
@@ -86,6 +87,7 @@ PENDING = ("waiting", "queued", "no-worker", "processing")
 FINISHED = ("memory", "released", "erred", "forgotten")
 ANNOTATED = ("resources", "workers", "restrictions", "allow_other_workers", "loose_restrictions")
 TICK_MS = 50
+SHARE_OUTS = 5
 LEAVING = "dask-adaptive-leaving"  # the event by which a worker tells that it was told to end
 PUSH_S = 0.01
 SERVING = (Status.running, Status.paused)
@@ -658,6 +660,9 @@ class Inside(SchedulerPlugin):
         self._counter = -1
         self._backlog = 0
         self._active = False
+        self._share_outs = 0
+        self._share_next = 0.0
+        self._unlearned: list[Any] = []
         self._idle_since: dict[str, float] = {}
         self._idle_rows: list[list[Any]] = []
         self._idle_state: tuple[Any, ...] = ()
@@ -728,6 +733,7 @@ class Inside(SchedulerPlugin):
     def add_worker(self, scheduler: Any, worker: str) -> None:
         ws = scheduler.workers[worker]
         self.roster.put(ws)
+        self._share_outs = SHARE_OUTS
         self.tell("worker joined", ["add", worker, described(ws)])
 
     def remove_worker(self, scheduler: Any, worker: str, **kwargs: Any) -> None:
@@ -796,9 +802,14 @@ class Inside(SchedulerPlugin):
         """Every 50 ms; constant cost while nothing happened."""
         if self.marks and time() - self.heard > self.config["silent_s"]:
             self.lift("the controller has been silent for too long")
+        if self._share_outs:
+            self._share_out()
         if self.scheduler.transition_counter == self._counter:
             return
         self._counter = self.scheduler.transition_counter
+        if any(prefix.duration_average >= 0 for prefix in self._unlearned):
+            self._unlearned = []
+            self.tell("learned")
         waiting = self._waiting_for_threads()
         if waiting > 2 * max(self._backlog, 0):
             self._backlog = waiting
@@ -809,6 +820,20 @@ class Inside(SchedulerPlugin):
         if self._active and not active:
             self.tell("quiet")
         self._active = active
+
+    def _share_out(self) -> None:
+        """Work stealing looks at once, and not within a second, what a worker that joined could do.
+
+        More than once, as a task that it asks for may run already; at most 5 % of the time.
+        """
+        began = time()
+        stealing = self.scheduler.extensions.get("stealing")
+        if stealing is None:
+            self._share_outs = 0
+        elif began >= self._share_next:
+            self._share_outs -= 1
+            stealing.balance()
+            self._share_next = time() + 20 * (time() - began)
 
     def _waiting_for_threads(self) -> int:
         """Ready tasks beyond the threads there are; negative where threads are free."""
@@ -936,6 +961,7 @@ class Inside(SchedulerPlugin):
         seceded = self._seceded()
         rows: list[list[Any]] = []
         self._first, first = {}, self._first
+        self._unlearned = []
         self._assigned = sum(self.scheduler._task_prefix_count_global.values())
         for tg in self.scheduler.task_groups.values():
             states = tg.states
@@ -944,6 +970,8 @@ class Inside(SchedulerPlugin):
                 continue
             kinds = self.needs.groups.get(tg.name, {}) if self.needs.groups else {}
             mean_s, spread_s = self.durations.of(tg.prefix) if pending else (None, None)
+            if pending and mean_s is None:
+                self._unlearned.append(tg.prefix)
             after = [str(other.name) for other in tg.dependencies if other is not tg] if pending else []
             head = [str(tg.name), str(tg.prefix.name)]
             tail = [mean_s, spread_s, after]
