@@ -18,7 +18,8 @@ from distributed import Scheduler, Status
 from distributed.protocol import dumps
 from distributed.scheduler import TaskState, WorkerState
 
-from benchmarks.report import Promise, markdown_table
+from benchmarks.promises import Promise
+from benchmarks.report import markdown_table
 from dask_adaptive.engine import plugin
 from dask_adaptive.engine.reading import Reader
 from dask_adaptive.model import WORKER_NAME, Life, Limits, Phase, Pool, PoolState, Shape, Snapshot, Startup, worker_name

@@ -1,32 +1,22 @@
-"""What the cells of a run say: ratios against Dask's defaults, what was promised, a table, a picture."""
+"""What the cells of a run say: ratios against Dask's defaults, a table, a picture."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.live import Cell
-from benchmarks.rivals import BASELINE, OURS
+from benchmarks.rivals import BASELINE
 
-__all__ = [
-    "Promise",
-    "Ratio",
-    "Row",
-    "draw",
-    "live_markdown",
-    "live_promises",
-    "markdown_table",
-    "promises_markdown",
-    "rows",
-]
+__all__ = ["Ratio", "Row", "draw", "geometric_mean", "live_markdown", "markdown_table", "median", "paired", "rows"]
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """Against the baseline, paired by repeat: the median, the smallest and the largest."""
+    """Against another rival, paired by repeat: the median, the smallest and the largest."""
 
     median: float
     low: float
@@ -40,7 +30,10 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Row:
-    """One rival on one shape with one start-up delay; medians over the repeats, sums of starts and repetitions."""
+    """One rival on one shape with one start-up delay: medians over the repeats, and the sum of repetitions.
+
+    ``response`` and ``workers`` are against the baseline. ``cells`` are those that ended with their results, by repeat.
+    """
 
     shape: str
     delay_s: float
@@ -53,6 +46,12 @@ class Row:
     response: Ratio | None
     workers: Ratio | None
     failure: str = ""
+    cells: Mapping[int, Cell] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What was measured, whoever sized the cluster."""
+        return f"{self.shape} at {self.delay_s:g} s"
 
 
 def rows(cells: Iterable[Cell]) -> list[Row]:
@@ -69,7 +68,7 @@ def rows(cells: Iterable[Cell]) -> list[Row]:
 
 def row_of(shape: str, delay_s: float, rival: str, cells: dict[int, Cell], baseline: dict[int, Cell]) -> Row:
     good = {repeat: cell for repeat, cell in cells.items() if not cell.failure}
-    pairs = [(good[r], baseline[r]) for r in good if r in baseline and not baseline[r].failure]
+    others = {repeat: cell for repeat, cell in baseline.items() if not cell.failure}
     firsts = [cell.first_request_s for cell in good.values() if cell.first_request_s is not None]
     return Row(
         shape=shape,
@@ -80,9 +79,10 @@ def row_of(shape: str, delay_s: float, rival: str, cells: dict[int, Cell], basel
         starts=median([cell.starts for cell in good.values()]),
         repeated=sum(cell.repeated for cell in cells.values()),
         first_request_s=max(firsts) if firsts else None,
-        response=ratio([ours.response_s / theirs.response_s for ours, theirs in pairs]),
-        workers=ratio([ours.worker_s / theirs.worker_s for ours, theirs in pairs]),
+        response=paired(good, others, lambda cell: cell.response_s),
+        workers=paired(good, others, lambda cell: cell.worker_s),
         failure=next((cell.failure for cell in cells.values() if cell.failure), ""),
+        cells=good,
     )
 
 
@@ -90,61 +90,15 @@ def median(values: Sequence[float]) -> float:
     return statistics.median(values) if values else math.nan
 
 
-def ratio(values: Sequence[float]) -> Ratio | None:
+def paired(mine: Mapping[int, Cell], theirs: Mapping[int, Cell], value: Callable[[Cell], float]) -> Ratio | None:
+    """The ratios of a value in the repeats that both have; None if there is none."""
+    values = [value(mine[repeat]) / value(theirs[repeat]) for repeat in mine if repeat in theirs]
     return Ratio(statistics.median(values), min(values), max(values)) if values else None
 
 
 def geometric_mean(values: Iterable[float]) -> float:
     logs = [math.log(value) for value in values]
     return math.exp(statistics.fmean(logs)) if logs else math.nan
-
-
-# --- what was promised -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Promise:
-    """Something that has to hold, what was measured, and whether it holds."""
-
-    text: str
-    measured: str
-    held: bool
-
-
-def live_promises(table: Sequence[Row]) -> Iterator[Promise]:
-    """What must hold against Dask's defaults on live clusters."""
-    ours = [row for row in table if row.rival == OURS]
-    if not ours:
-        return
-    failed = [f"{row.shape} at {row.delay_s:g} s ({row.failure})" for row in ours if row.failure]
-    yield Promise("every shape ends with its results", "; ".join(failed) or "all do", not failed)
-    for word, ratios in (
-        ("slower", {name_of(row): row.response for row in ours}),
-        ("dearer in worker-seconds", {name_of(row): row.workers for row in ours}),
-    ):
-        known = {name: value.median for name, value in ratios.items() if value is not None}
-        over = {name: value for name, value in known.items() if value > 1.1}
-        worst = ", ".join(f"{name} {value:.2f}" for name, value in over.items())
-        yield Promise(
-            f"no shape {word} than 1.1 times", worst or f"worst {max(known.values(), default=0):.2f}", not over
-        )
-    mean = geometric_mean(row.response.median for row in ours if row.response)
-    yield Promise("geometric mean of response below 0.8", f"{mean:.2f}", mean < 0.8)
-    both = {name_of(row) for row in ours if not row.failure}
-    both &= {name_of(row) for row in table if row.rival == BASELINE and not row.failure}
-    mine, theirs = (
-        sum(row.starts for row in table if row.rival == rival and name_of(row) in both) for rival in (OURS, BASELINE)
-    )
-    yield Promise("fewer worker starts", f"{mine:g} against {theirs:g}", mine < theirs)
-    repeated = sum(row.repeated for row in ours)
-    yield Promise("no task executed twice", f"{repeated} repeated", repeated == 0)
-    firsts = sorted(row.first_request_s for row in ours if row.first_request_s is not None)
-    text = f"{1000 * median(firsts):.0f} ms, at most {1000 * max(firsts, default=math.nan):.0f} ms"
-    yield Promise("first worker asked for within 200 ms of the first graph", text, max(firsts, default=math.inf) < 0.2)
-
-
-def name_of(row: Row) -> str:
-    return f"{row.shape} at {row.delay_s:g} s"
 
 
 # --- tables ----------------------------------------------------------------------------------------------------
@@ -186,11 +140,6 @@ def mean_text(table: Sequence[Row]) -> str:
     response = geometric_mean(row.response.median for row in table if row.response)
     workers = geometric_mean(row.workers.median for row in table if row.workers)
     return f"{response:.2f}, {workers:.2f}, {sum(row.starts for row in table if not row.failure):g}"
-
-
-def promises_markdown(promises: Iterable[Promise]) -> str:
-    body = [[promise.text, promise.measured, "yes" if promise.held else "**no**"] for promise in promises]
-    return markdown_table(["must hold", "measured", "holds"], body)
 
 
 # --- the picture -----------------------------------------------------------------------------------------------

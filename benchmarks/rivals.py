@@ -8,7 +8,7 @@ from typing import Any
 
 from distributed.utils import import_term
 
-__all__ = ["BASELINE", "MAXIMUM", "OURS", "RIVALS", "Rival"]
+__all__ = ["BASELINE", "MAXIMUM", "OURS", "PLAIN", "RIVALS", "TUNED", "Rival"]
 
 MAXIMUM = 8
 """Workers that every rival may have."""
@@ -38,6 +38,12 @@ class Rival:
 BASELINE = "dask"
 """Ratios are against this one."""
 
+TUNED = "dask-tuned"
+"""Dask's own, as good as it gets by hand."""
+
+PLAIN = "target-duration"
+"""Dask's rule without its faults, in our controller: the one that has to hold what the foundation promises."""
+
 OURS = "ours"
 """The one that has to hold what the project promises."""
 
@@ -46,12 +52,18 @@ RIVALS = {
     for rival in (
         Rival(BASELINE, "distributed.Adaptive with its defaults", "distributed.Adaptive"),
         Rival(
-            "dask-tuned",
+            TUNED,
             "distributed.Adaptive tuned by hand: interval 200 ms, wait_count 15, target_duration 1 s",
             "distributed.Adaptive",
             {"interval": "200ms", "wait_count": 15, "target_duration": "1s"},
         ),
         Rival("maximum", "all workers from the start, never fewer"),
+        Rival(
+            PLAIN,
+            "dask_adaptive.Adaptive with policy='target-duration'",
+            "dask_adaptive.Adaptive",
+            {"policy": "target-duration"},
+        ),
         Rival(OURS, "dask_adaptive.Adaptive with its defaults", "dask_adaptive.Adaptive"),
     )
 }

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live import Case, Cell, cell_from, run_case
-from benchmarks.report import Promise, draw, live_markdown, live_promises, markdown_table, promises_markdown, rows
+from benchmarks.promises import Promise, live_promises, promises_markdown
+from benchmarks.report import draw, live_markdown, markdown_table, rows
 from benchmarks.rivals import RIVALS
 from benchmarks.shapes import SHAPES
 
