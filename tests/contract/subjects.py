@@ -6,13 +6,12 @@ that gives a ``Subject``. One that needs a real system says so with ``system="sl
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import string
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from tests.fakes.memory import MemoryBackend
 from tests.sshd import running_hosts
 from tests.systems.sge import sge
 from tests.systems.slurm import slurm
+from tests.waiting import until
 
 from dask_adaptive.backend.batch import BatchSystem
 from dask_adaptive.backend.contracts import Backend
@@ -38,7 +38,6 @@ from dask_adaptive.backend.slurm import Slurm
 from dask_adaptive.backend.torque import Torque
 from dask_adaptive.model import Batch, Job, JobId, JobState, Shape, Spec
 
-PATIENCE_S = 120.0
 NOWHERE = Spec("tcp://127.0.0.1:9", Shape(workers=1, threads=1), death_timeout_s=300)
 """A job that runs until it is cancelled: its worker waits for a scheduler that never answers."""
 
@@ -63,17 +62,6 @@ def broken(count: int = 1) -> Batch:
     (Of an option that does not exist ``dask worker`` does not tell the name where it has a preload.)
     """
     return batch(count, spec=replace(NOWHERE, worker_arguments=("--nthreads", "no-such-number")))
-
-
-async def until(met: Callable[[], Awaitable[bool] | bool]) -> None:
-    """Wait for a condition; fails after two minutes."""
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        answer = met()
-        if answer if isinstance(answer, bool) else await answer:
-            return
-        assert time.monotonic() < deadline, "waited for two minutes"
-        await asyncio.sleep(0.02)
 
 
 @dataclass

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.contract.subjects import Subject, batch, broken, until
+from tests.contract.subjects import Subject, batch, broken
+from tests.waiting import until
 
 from dask_adaptive.backend.contracts import Backend, Pushing
 from dask_adaptive.errors import BackendError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ import psutil
 import pytest
 from tests.fakes.core import ENDED, HELD, PENDING, RUNNING, Fake, FakeJob, user
 from tests.recorded import recording
+from tests.waiting import soon
 
 T0 = 1795187000.0
 FRONTS = {"openpbs": "pbs:Pbs", "torque": "torque:Torque", "htcondor": "htcondor:HTCondor"}
@@ -228,46 +228,39 @@ def qsub(script: str, *options: str) -> str:
     return subprocess.run(["qsub", *options], input=text, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def until(met: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not met():
-        assert time.monotonic() < deadline, "waited for two minutes"
-        time.sleep(0.02)
-
-
 def test_what_fits_runs_and_the_rest_follows(fake: Fake, tmp_path: Path) -> None:
     waits = f"until [ -e {tmp_path}/go ]; do sleep 0.05; done"
     qsub(f"echo $PBS_ARRAY_INDEX >{tmp_path}/$PBS_ARRAY_INDEX; {waits}; exit 3", "-J", "0-2")
-    until(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
+    soon(lambda: (tmp_path / "0").exists() and (tmp_path / "1").exists())
     assert [RUNNING, RUNNING, PENDING] == [each.state for each in fake.jobs()]
     (tmp_path / "go").touch()
-    until(lambda: not fake.left())
+    soon(lambda: not fake.left())
     assert [3, 3, 3] == [each.exit for each in fake.jobs()]
     assert "2\n" == (tmp_path / "2").read_text()
 
 
 def test_a_cancel_is_felt_and_then_enforced(fake: Fake, tmp_path: Path) -> None:
     stubborn = qsub(f"trap 'echo told >{tmp_path}/told' TERM; touch {tmp_path}/up; while :; do sleep 0.1; done")
-    until((tmp_path / "up").exists)
+    soon((tmp_path / "up").exists)
     subprocess.run(["qdel", stubborn], check=True)
-    until(lambda: not fake.left())
+    soon(lambda: not fake.left())
     assert "told\n" == (tmp_path / "told").read_text()
     assert (-signal.SIGKILL, True) == (fake.jobs()[0].exit, fake.jobs()[0].cancelled)
 
 
 def test_a_job_over_its_time_is_ended(fake: Fake) -> None:
     qsub("sleep 1000", "-l", "walltime=00:00:01")
-    until(lambda: not fake.left())
+    soon(lambda: not fake.left())
     assert fake.jobs()[0].overran
 
 
 def test_a_job_that_a_machine_lost_is_started_again_where_that_is_said(fake: Fake, tmp_path: Path) -> None:
     qsub(f"echo >>{tmp_path}/starts; sleep 1000")
-    until((tmp_path / "starts").exists)
+    soon((tmp_path / "starts").exists)
     assert 1 == fake.kill(requeue=True)
-    until(lambda: 2 == len((tmp_path / "starts").read_text().splitlines()))
+    soon(lambda: 2 == len((tmp_path / "starts").read_text().splitlines()))
     assert 1 == fake.kill()
-    until(lambda: not fake.left())
+    soon(lambda: not fake.left())
 
 
 def test_faults_are_switched_on_and_off(fake: Fake) -> None:
@@ -281,7 +274,7 @@ def test_faults_are_switched_on_and_off(fake: Fake) -> None:
             assert asked.stdin is not None
             asked.stdin.write("sleep 1000")
             asked.stdin.close()
-            until(done)
+            soon(done)
             with pytest.raises(subprocess.TimeoutExpired):
                 asked.wait(1)
             asked.kill()
@@ -296,9 +289,9 @@ def test_faults_are_switched_on_and_off(fake: Fake) -> None:
 def test_nothing_is_left_at_the_end(tmp_path: Path) -> None:
     with Fake(tmp_path / "system", "pbs:Pbs").on_path() as fake:
         qsub("sleep 1000")
-        until(lambda: fake.jobs()[0].pid)
+        soon(lambda: fake.jobs()[0].pid)
         group = fake.jobs()[0].pid
-    until(lambda: not fake.left() and gone(group))
+    soon(lambda: not fake.left() and gone(group))
 
 
 def gone(process: int) -> bool:

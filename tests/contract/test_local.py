@@ -22,7 +22,8 @@ import dask.config
 import psutil
 import pytest
 from distributed import Client, Scheduler
-from tests.contract.subjects import MARK, NOWHERE, batch, broken, key, marked, until
+from tests.contract.subjects import MARK, NOWHERE, batch, broken, key, marked
+from tests.waiting import until
 
 from dask_adaptive.backend.local import Local
 from dask_adaptive.errors import Ambiguous, ConfigError, NoCapacity, Rejected

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.contract.subjects import until
+from tests.waiting import until
 
 from dask_adaptive.backend.dialect import Call
 from dask_adaptive.backend.runner import Here, Runner

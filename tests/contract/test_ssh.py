@@ -16,8 +16,9 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.contract.subjects import NOWHERE, batch, key, until
+from tests.contract.subjects import NOWHERE, batch, key
 from tests.sshd import Hosts, make_key, running_hosts
+from tests.waiting import until
 
 from dask_adaptive.backend import _places
 from dask_adaptive.backend._link import Link, Message

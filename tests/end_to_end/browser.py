@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from tests.waiting import LIMIT_S
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
 __all__ = ["TEXT", "Browser", "browser"]
-
-LIMIT_S = 120.0
 
 FLAGS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"),

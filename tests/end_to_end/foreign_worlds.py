@@ -11,10 +11,11 @@ from distributed import Client, Scheduler, SpecCluster, Worker
 from distributed.core import Status, rpc
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.deploy.spec import ProcessInterface
+from tests.waiting import LIMIT_S, until
 
 from dask_adaptive import Adaptive
 
-from .gates import GATES, LIMIT_S, RUNS, fresh, gate, until  # noqa: F401  for those who import from here
+from .gates import GATES, RUNS, fresh, gate  # noqa: F401  for those who import from here
 
 QUICK = {"interval": "50 ms", "wait_count": 2}
 """Options of ``adapt`` that give up what is idle at once."""

@@ -14,10 +14,11 @@ from distributed import Client
 from tests.systems.sge import Site as SgeSystem
 from tests.systems.sge import sge
 from tests.systems.slurm import SlurmSystem, slurm
+from tests.waiting import until
 
 from dask_adaptive import SGECluster, SlurmCluster
 
-from .worlds import QUICK, Trace, alive, until
+from .worlds import QUICK, Trace, alive
 
 
 class Site(Protocol):

@@ -14,11 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 from distributed import Client
+from tests.waiting import until
 
 from dask_adaptive.backend import calls
 
 from .sites import SITES, Site, adapts, events, phases, running, sleeping, stand_before
-from .worlds import Trace, alive, rounds, until, workers
+from .worlds import Trace, alive, rounds, workers
 
 
 @pytest.fixture(params=[pytest.param(name, marks=pytest.mark.system(name)) for name in SITES])

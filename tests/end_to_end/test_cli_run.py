@@ -9,18 +9,17 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
+from tests.waiting import LIMIT_S, soon
 
 from dask_adaptive import journal as journals
 from dask_adaptive.show import run_script
 
 RUN = [sys.executable, "-W", "ignore", "-m", "dask", "adaptive", "run"]
-PATIENCE_S = 120.0
 
 
 @pytest.fixture
@@ -37,15 +36,7 @@ def script(tmp_path):
 
 def call(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     words = [str(word) for word in command]
-    return subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE_S, cwd=cwd, check=False)
-
-
-def until(met, what: str):
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not (found := met()):
-        assert time.monotonic() < deadline_s, what
-        time.sleep(0.05)
-    return found
+    return subprocess.run(words, capture_output=True, text=True, timeout=LIMIT_S, cwd=cwd, check=False)
 
 
 # --- a cluster around a script ---------------------------------------------------------------------------------
@@ -127,12 +118,12 @@ def test_a_signal_reaches_the_script_and_nothing_is_left(script, tmp_path, numbe
     with log.open("wb") as stderr:
         process = subprocess.Popen([*RUN, str(path)], stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
     try:
-        until((tmp_path / "ready").exists, "a worker serves the script")
+        soon((tmp_path / "ready").exists, "a worker serves the script")
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 2, "the script and a worker"
         process.send_signal(number)
-        assert code == process.wait(PATIENCE_S), log.read_text()
-        _, left = psutil.wait_procs(family, PATIENCE_S)
+        assert code == process.wait(LIMIT_S), log.read_text()
+        _, left = psutil.wait_procs(family, LIMIT_S)
         assert left == []
     finally:
         if process.poll() is None:
@@ -169,7 +160,7 @@ def test_ctrl_c_on_a_terminal_reaches_the_script_once(script):
             if b"waiting" in piece:
                 os.write(ours, b"\x03")
     os.close(ours)
-    assert process.wait(PATIENCE_S) == 0, said.decode()
+    assert process.wait(LIMIT_S) == 0, said.decode()
     assert b"first" in said
     assert b"second\r" not in said
     assert b"worker-seconds" in said
@@ -184,7 +175,7 @@ def beside(
     """Run the script as ``dask adaptive run`` does, without the cluster."""
     command = [sys.executable, run_script.__file__, str(script), *arguments]
     env = {**os.environ, **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env=env, cwd=cwd, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, env=env, cwd=cwd, check=False)
 
 
 def test_a_cluster_of_its_own_is_told_once(script):

@@ -16,11 +16,12 @@ import pytest
 from distributed import Client, Scheduler, rpc
 from distributed.core import Status
 from tests.fakes.memory import MemoryBackend
+from tests.waiting import until
 
 from dask_adaptive import Cluster, ConfigError, LocalCluster
 from dask_adaptive.journal import last
 
-from .worlds import QUICK, Trace, alive, local, own, rounds, submitted, until, workers
+from .worlds import QUICK, Trace, alive, local, own, rounds, submitted, workers
 
 
 @pytest.fixture

@@ -18,11 +18,12 @@ import pytest
 from distributed import Client
 from tests.sshd import running_hosts
 from tests.systems.slurm import SlurmSystem, slurm
+from tests.waiting import until
 
 from dask_adaptive import SlurmCluster
 from dask_adaptive.backend.login import Login
 
-from .worlds import QUICK, Trace, alive, local, rounds, submitted, until, workers
+from .worlds import QUICK, Trace, alive, local, rounds, submitted, workers
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import Any
 
 import dask
 from distributed import Client, Scheduler
+from tests.waiting import until
 
 from dask_adaptive import connect
 from dask_adaptive.alerts import Event
@@ -20,7 +21,6 @@ from dask_adaptive.description import flagged, read
 from dask_adaptive.errors import Throttled
 from dask_adaptive.model import Batch, JobId
 
-from .gates import until
 from .test_heads import command, mark, soon, up  # noqa: F401  ``mark`` is a fixture
 from .worlds import alive, own, rounds, workers
 

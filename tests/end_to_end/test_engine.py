@@ -13,12 +13,13 @@ import pytest
 from distributed import Client, Scheduler, Worker, secede
 from distributed.core import Status, rpc
 from distributed.utils_comm import scatter_to_workers
+from tests.waiting import LIMIT_S, until
 
 from dask_adaptive.engine import DaskEngine
 from dask_adaptive.errors import EngineError
 from dask_adaptive.model import Group, Load, worker_name
 
-from .gates import LIMIT_S, RUNS, fresh, gate, until
+from .gates import RUNS, fresh, gate
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from distributed import Client, Scheduler, Worker
 from distributed.security import Security
+from tests.waiting import LIMIT_S
 
 from dask_adaptive.engine import DaskEngine
 from dask_adaptive.model import worker_name
 
-LIMIT_S = 120.0
 WITHOUT_US = """
 import sys
 sys.modules["dask_adaptive"] = None

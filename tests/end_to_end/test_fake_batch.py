@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from distributed import Client
 from tests.fakes.core import ENDED, RUNNING, Fake
+from tests.waiting import until
 
 from dask_adaptive import CommandCluster, HTCondorCluster, LSFCluster, PBSCluster, TorqueCluster
 from dask_adaptive.backend import calls
 
 from .sites import adapts, events, phases
-from .worlds import Trace, alive, rounds, until, workers
+from .worlds import Trace, alive, rounds, workers
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "custom-scripts" / "jobs"
 Left = Callable[[], list[str]]

@@ -21,12 +21,13 @@ import pytest
 from distributed import Client
 from distributed.core import Status
 from tests.fakes.memory import After, MemoryBackend
+from tests.waiting import until
 
 from dask_adaptive import Ambiguous, ConfigError, Garbled, LocalCluster, NoCapacity, Rejected, Throttled, Unavailable
 from dask_adaptive.model import Batch, JobId, Past, Target, View, Want
 from dask_adaptive.policy.classic import Fixed
 
-from .worlds import MARK, QUICK, Trace, alive, kill, local, marked, own, pids, rounds, submitted, until, workers
+from .worlds import MARK, QUICK, Trace, alive, kill, local, marked, own, pids, rounds, submitted, workers
 
 
 @pytest.fixture

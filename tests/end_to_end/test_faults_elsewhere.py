@@ -15,13 +15,13 @@ import pytest
 from click.testing import CliRunner
 from distributed import Client, Scheduler
 from tests.sshd import Hosts, running_hosts
+from tests.waiting import soon, until
 
 from dask_adaptive import Cluster, SSHCluster, connect
 from dask_adaptive.backend.ssh import Ssh
 from dask_adaptive.show.cli import adaptive
 
-from .gates import soon
-from .worlds import QUICK, Trace, alive, kill, own_mark, pids, until, workers
+from .worlds import QUICK, Trace, alive, kill, own_mark, pids, workers
 
 HANGS = "import time\ntime.sleep(600)\n"
 

@@ -26,6 +26,7 @@ from click.testing import CliRunner, Result
 from distributed import Client, Scheduler
 from tests.fakes.core import Fake
 from tests.sshd import running_hosts
+from tests.waiting import LIMIT_S, soon, until
 
 from dask_adaptive import Cluster, ConfigError, EngineError, connect
 from dask_adaptive.backend.local import Local
@@ -33,7 +34,6 @@ from dask_adaptive.head.state import Standing, entries, entry_of
 from dask_adaptive.model import Record
 from dask_adaptive.show.cli import adaptive
 
-from .gates import LIMIT_S, soon, until
 from .worlds import MARK, kill, own_mark, rounds, table
 
 PROGRAM = [sys.executable, "-m", "dask", "adaptive"]

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from distributed import Scheduler
 from tests.fakes.core import Fake
 from tests.systems.slurm import slurm
+from tests.waiting import until
 
 from dask_adaptive import PBSCluster
 from dask_adaptive.head import orphans
@@ -26,7 +27,7 @@ from dask_adaptive.head.state import Running, claim
 from dask_adaptive.owners import Owner, Source, owner_of, owners, this_process, write
 from dask_adaptive.show.cli import adaptive
 
-from .worlds import alive, until
+from .worlds import alive
 
 OWNER = """
 import sys, time

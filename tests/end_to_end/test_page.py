@@ -15,12 +15,13 @@ import dask.config
 import pytest
 from distributed import Client, Scheduler
 from tests.unit.records import burst
+from tests.waiting import LIMIT_S, until
 
 from dask_adaptive import Adaptive, Cluster
 from dask_adaptive.engine.dask_side import DaskEngine
 from dask_adaptive.show.bulletin import Ledger
 
-from .browser import LIMIT_S, browser
+from .browser import browser
 
 pytest.importorskip("bokeh")
 prometheus = pytest.importorskip("prometheus_client.parser")
@@ -62,13 +63,6 @@ def samples(text):
     values = {(sample.name, *sorted(sample.labels.items())): sample.value for sample in found}
     assert len(values) == len(found)
     return values
-
-
-async def until(met):
-    deadline = time.monotonic() + LIMIT_S
-    while not await met():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.1)
 
 
 @asynccontextmanager

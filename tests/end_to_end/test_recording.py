@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 from distributed import Client, Scheduler
 from distributed import LocalCluster as DaskLocalCluster
+from tests.waiting import LIMIT_S
 
 from dask_adaptive import Cluster, ConfigError
 from dask_adaptive.errors import EngineError
@@ -20,7 +21,6 @@ from dask_adaptive.recording import Recording
 from dask_adaptive.show.cli import adaptive
 from dask_adaptive.sim.recorded import is_recorded, read_recorded
 
-PATIENCE_S = 120.0
 HERE = {"dashboard_address": ":0", "protocol": "tcp"}
 
 
@@ -33,7 +33,7 @@ def work(client: Client) -> int:
     """Eight loads, four sums of two, and one of all; then, after a look at it, three more."""
     loads = client.map(load, range(8), pure=False)
     sums = [client.submit(add, loads[2 * i], loads[2 * i + 1], pure=False) for i in range(4)]
-    total = int(client.submit(sum, sums, pure=False).result(PATIENCE_S))
+    total = int(client.submit(sum, sums, pure=False).result(LIMIT_S))
     time.sleep(0.5)
     client.gather(client.map(load, range(3), pure=False))
     return total
@@ -99,7 +99,7 @@ def test_the_command_records_any_scheduler_until_it_is_told_to_stop(tmp_path: Pa
         assert "recording what runs on" in recorder.stderr.readline()
         work(client)
         recorder.send_signal(signal.SIGINT)
-        out, err = recorder.communicate(timeout=PATIENCE_S)
+        out, err = recorder.communicate(timeout=LIMIT_S)
         assert (0, "") == (recorder.returncode, err)
         assert out.startswith("16 tasks recorded")
         plugins = client.run_on_scheduler(lambda dask_scheduler: [str(name) for name in dask_scheduler.plugins])

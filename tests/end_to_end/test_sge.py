@@ -11,11 +11,12 @@ from typing import Any
 import dask.config
 import pytest
 from distributed import Client
+from tests.waiting import until
 
 from dask_adaptive.backend import calls
 
 from .sites import OnSge, events, on_sge, phases, running, sleeping
-from .worlds import Trace, rounds, until, workers
+from .worlds import Trace, rounds, workers
 
 pytestmark = pytest.mark.system("sge")
 

@@ -13,12 +13,13 @@ import pytest
 from benchmarks import submits
 from distributed import Client, Scheduler
 from tests.systems.slurm import CORES, NODES
+from tests.waiting import until
 
 from dask_adaptive import Rejected, SlurmCluster
 from dask_adaptive.backend import calls
 
 from .sites import OnSlurm, events, on_slurm, phases, running, sleeping, stand_before
-from .worlds import alive, rounds, until, workers
+from .worlds import alive, rounds, workers
 
 pytestmark = pytest.mark.system("slurm")
 

@@ -22,12 +22,13 @@ from click.testing import CliRunner, Result
 from distributed import Client, Scheduler
 from tests.ports import free_ports
 from tests.sshd import Hosts, Sshd, make_key, running_hosts
+from tests.waiting import until
 
 from dask_adaptive import Cluster, ConfigError, NoCapacity, SSHCluster, connect
 from dask_adaptive.backend.ssh import Ssh
 from dask_adaptive.show.cli import adaptive
 
-from .worlds import QUICK, Trace, alive, until, workers
+from .worlds import QUICK, Trace, alive, workers
 
 pytestmark = pytest.mark.system("ssh")
 

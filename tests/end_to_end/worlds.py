@@ -15,10 +15,9 @@ from typing import Any
 import psutil
 import pytest
 from distributed import Client
+from tests.waiting import soon, until
 
 from dask_adaptive import Cluster, LocalCluster
-
-from .gates import soon, until
 
 MARK = "DASK_ADAPTIVE_TEST_MARK"
 QUICK = {"interval": "50 ms", "wait_count": 2, "target_duration": "50 ms"}

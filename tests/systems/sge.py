@@ -13,15 +13,15 @@ import re
 import shutil
 import subprocess
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import pytest
 from tests.ports import free_ports
+from tests.waiting import soon
 
 LIBRARY = Path("/usr/lib/gridengine")
 DATA = Path("/usr/share/gridengine")
@@ -145,17 +145,17 @@ class Site:
         """End every job, and wait until the manager has none."""
         if self.listed():
             subprocess.run([self.bin / "qdel", "-u", "*"], capture_output=True)
-            until(lambda: not self.listed(), "jobs are left")
+            soon(lambda: not self.listed(), "jobs are left")
 
     def stop(self) -> None:
         """End qmaster; jobs go on."""
         self._inside("kill", "-KILL", self._pid("qmaster/qmaster.pid"))
-        until(lambda: not self.answers(), "qmaster lives")
+        soon(lambda: not self.answers(), "qmaster lives")
 
     def start(self) -> None:
         """Start qmaster again."""
         assert self._inside(str(LIBRARY / "sge_qmaster")) == 0
-        until(self.answers, "qmaster does not answer")
+        soon(self.answers, "qmaster does not answer")
 
     def answers(self) -> bool:
         """Whether qmaster does."""
@@ -229,7 +229,7 @@ class Site:
             path.chmod(0o755)
 
     def _configure(self, slots: int) -> None:
-        until(self.answers, "qmaster does not answer")
+        soon(self.answers, "qmaster does not answer")
         self._say("-as", HOST)
         self._say("-Ap", text=PARALLEL_ENVIRONMENT)
         self._say("-Ahgrp", text="group_name @allhosts\nhostlist NONE\n")
@@ -252,9 +252,9 @@ class Site:
         }
         self._say("-Msconf", text=_changed(self.run("qconf", "-ssconf"), fast))
         assert self._inside(str(LIBRARY / "sge_execd")) == 0
-        until(self._has_host, "the host does not come")
+        soon(self._has_host, "the host does not come")
         self._say("-aattr", "hostgroup", "hostlist", HOST, "@allhosts")
-        until(lambda: re.search(rf"^{HOST} +lx-", self.run("qhost"), re.MULTILINE), "the host reports no load")
+        soon(lambda: re.search(rf"^{HOST} +lx-", self.run("qhost"), re.MULTILINE), "the host reports no load")
 
     def _has_host(self) -> bool:
         """Without any host qconf fails, so its exit code is not looked at."""
@@ -284,14 +284,6 @@ def sge() -> Site:
     if os.geteuid() != 0:
         pytest.skip("a Grid Engine in namespaces of its own needs root")
     return Site()
-
-
-def until(met: Callable[[], object], what: str) -> None:
-    """Wait for a condition; fails after two minutes."""
-    deadline = time.monotonic() + 120
-    while not met():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.1)
 
 
 def _changed(text: str, changes: dict[str, str | None]) -> str:

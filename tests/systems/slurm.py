@@ -23,6 +23,7 @@ from pathlib import Path
 
 import psutil
 from tests.ports import free_ports
+from tests.waiting import soon
 
 NODES = 4
 CORES = 16
@@ -101,16 +102,16 @@ class SlurmSystem:
         self._run(
             "munged", "munged", "--foreground", "--force", f"--socket={self.folder}/munge.socket", *munge.values()
         )
-        _until(lambda: (self.folder / "munge.socket").exists())
+        soon(lambda: (self.folder / "munge.socket").exists(), "Slurm does not start")
         self.start_controller()
         for node in range(1, NODES + 1):
             self._run(f"n{node}", "slurmd", "-D", "-f", str(self.configuration), "-N", f"n{node}")
-        _until(lambda: self._idle() == NODES)
+        soon(lambda: self._idle() == NODES, "Slurm does not start")
 
     def start_controller(self) -> None:
         """Start slurmctld, with what it remembers of before."""
         self._run("slurmctld", "slurmctld", "-D", "-f", str(self.configuration))
-        _until(lambda: b"UP" in self.ask("scontrol", "ping").stdout)
+        soon(lambda: b"UP" in self.ask("scontrol", "ping").stdout, "Slurm does not start")
 
     def stop_controller(self) -> None:
         """End slurmctld; jobs go on."""
@@ -183,13 +184,6 @@ class SlurmSystem:
     def left(self, key: str) -> int:
         """How many jobs live whose name begins with ``key``."""
         return sum(self.states(key).values())
-
-
-def _until(met: object) -> None:
-    deadline = time.monotonic() + 120
-    while not met():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "Slurm did not start within two minutes"
-        time.sleep(0.05)
 
 
 @functools.cache

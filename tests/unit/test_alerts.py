@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.waiting import LIMIT_S, soon
 
 from dask_adaptive import ConfigError, alerts
 from dask_adaptive.alerts import KINDS, OVER, Alerts, Command, Event, hooks_of, news, troubles_of
@@ -20,19 +20,11 @@ from dask_adaptive.health import BROKEN_AFTER
 from dask_adaptive.model import Load, Plan, Pool, PoolState, Record, Snapshot, Target
 
 EVENT = Event("pool-broken", "mine", "gpu", "pool gpu is broken: out of luck", 12.5)
-LIMIT_S = 60.0
 heard: list[Event] = []
 
 
 def hear(event: Event) -> None:
     heard.append(event)
-
-
-def until(condition: Callable[[], object]) -> None:
-    end_s = time.monotonic() + LIMIT_S
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
 
 
 def record(failures: int = 0, broken: str = "", spent: dict[str, str] | None = None, error: str = "") -> Record:
@@ -146,7 +138,7 @@ def test_a_hook_that_hangs_holds_up_neither_the_teller_nor_the_others() -> None:
     telling = Alerts([lambda _: gate.wait(LIMIT_S), told.append])
     try:
         telling.tell([EVENT] * 3)
-        until(lambda: len(told) == 3)
+        soon(lambda: len(told) == 3)
         telling.close(timeout_s=0.01)
     finally:
         gate.set()
@@ -173,9 +165,9 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) 
     script = f"echo $$ >> {pids}; sleep 300 & echo $! >> {pids}; wait"
     telling = Alerts([Command(["sh", "-c", script])], lambda _: None)
     telling.tell([EVENT, EVENT])
-    until(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    soon(lambda: pids.exists() and len(pids.read_text().split()) == 2)
     telling.close(timeout_s=0.01)
-    until(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
+    soon(lambda: not any(alive(int(pid)) for pid in pids.read_text().split()))
     assert 2 == len(pids.read_text().split()), "the second event was told after the end"
 
 
