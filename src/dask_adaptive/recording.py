@@ -13,7 +13,7 @@ from typing import Any
 
 from distributed.core import rpc
 
-from dask_adaptive.engine.dask_side import parcel
+from dask_adaptive.engine.parcel import parcel
 from dask_adaptive.errors import ConfigError, EngineError
 from dask_adaptive.waiting import within
 
@@ -54,7 +54,7 @@ class Recording:
 
     async def start(self) -> None:
         """Begin. Raises ``EngineError`` where the scheduler cannot be reached."""
-        plugin = parcel({"name": self._name}, "recorder.py", "Recorder")
+        plugin = parcel("Recorder", {"name": self._name})
         await self._call("register_scheduler_plugin", plugin=plugin, name=self._name, idempotent=False)
 
     async def save(self) -> int:

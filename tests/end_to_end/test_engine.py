@@ -541,12 +541,14 @@ async def test_an_only_copy_stays_where_nobody_can_take_it():
 
 
 async def test_data_that_does_not_fit_elsewhere_stays():
-    async with scheduler() as s, engine(s) as one, client(s) as c, worker(s) as a:
-        data = await c.scatter({"x": b"0" * 100_000_000})
-        async with worker(s, worker_name("abcdtest.1", 0), memory_limit="50 MB"):
-            refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S)
-            assert "no room" in refusals["abcdtest.0"]
-            assert 100_000_000 == len(await data["x"])
+    # this very process is larger than the limit of the other worker, which would pause before it is asked
+    with dask.config.set({"distributed.worker.memory.pause": False}):
+        async with scheduler() as s, engine(s) as one, client(s) as c, worker(s) as a:
+            data = await c.scatter({"x": b"0" * 100_000_000})
+            async with worker(s, worker_name("abcdtest.1", 0), memory_limit="50 MB"):
+                refusals = await one.drain({"abcdtest.0": [a.address]}, LIMIT_S)
+                assert "no room" in refusals["abcdtest.0"]
+                assert 100_000_000 == len(await data["x"])
 
 
 async def test_of_several_holders_all_but_one_go():

@@ -121,7 +121,7 @@ async def test_groups_that_ended_cost_nothing(inside: Inside):
     s.new_task("ended-1", None, "released")
     s.new_task("ready-1", None, "queued")
     assert ["ready"] == [row[0] for row in inside.look()["groups"]]
-    assert ["ready"] == list(inside.durations.known)
+    assert ["ready"] == list(inside.counts.durations.known)
     s.tasks = {}
 
 

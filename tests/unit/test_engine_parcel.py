@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_adaptive.engine import plugin
-from dask_adaptive.engine.dask_side import parcel
-from dask_adaptive.engine.plugin import Durations
+from dask_adaptive.engine import inside
+from dask_adaptive.engine.inside.names import NAMES
+from dask_adaptive.engine.inside.timing import Durations
+from dask_adaptive.engine.parcel import FILES, parcel, source_of
 from dask_adaptive.model import WORKER_NAME
 
-SOURCE = Path(plugin.__file__).read_text(encoding="utf-8")
+SOURCES = {name: source_of(name) for name in (*FILES["Inside"], *FILES["Recorder"], "loader")}
 CONFIG = {
     "name": "dask-adaptive-test",
     "everything": False,
@@ -30,7 +31,7 @@ CONFIG = {
 
 
 def test_the_parcel_refers_to_nothing_but_a_builtin():
-    sent = parcel(CONFIG)
+    sent = parcel("Inside", CONFIG)
     strings: list[object] = []
     references = []
     for opcode, argument, _ in pickletools.genops(sent):
@@ -41,38 +42,57 @@ def test_the_parcel_refers_to_nothing_but_a_builtin():
         elif isinstance(argument, str):
             strings.append(argument)
     assert [("builtins", "eval")] == references
-    assert b"dask_adaptive" not in sent
 
 
-def test_the_parcel_becomes_a_plug_in():
-    made = pickle.loads(parcel(CONFIG))
+def test_the_parcel_becomes_a_plug_in_of_which_nothing_can_be_imported():
+    before = set(sys.modules)
+    made = pickle.loads(parcel("Inside", CONFIG))
     assert "dask-adaptive-test" == made.name
-    assert type(made).__module__ not in sys.modules
+    assert before == set(sys.modules)
 
 
-def test_the_plug_in_needs_only_what_every_scheduler_has():
-    tree = ast.parse(SOURCE, feature_version=(3, 10))
+def test_two_plug_ins_share_nothing():
+    one, two = (pickle.loads(parcel("Inside", CONFIG)) for _ in range(2))
+    assert type(one) is not type(two)
+    assert type(one.roster) is not type(two.roster)
+
+
+def test_nothing_is_left_of_a_plug_in_that_cannot_be_made():
+    before = set(sys.modules)
+    with pytest.raises(KeyError, match="pattern"):
+        pickle.loads(parcel("Inside", {"name": "n", "everything": False}))
+    assert before == set(sys.modules)
+
+
+def test_every_part_of_the_plug_in_travels():
+    folder = Path(inside.__file__).parent
+    parts = {f"inside.{path.stem}" for path in folder.glob("*.py") if path.stem != "__init__"}
+    assert {*parts, "plugin"} == set(FILES["Inside"])
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_what_travels_needs_only_what_every_scheduler_has(name: str):
+    tree = ast.parse(SOURCES[name], feature_version=(3, 10))
     roots = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             roots |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert 0 == node.level
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             roots.add(str(node.module).partition(".")[0])
-    assert {"distributed", "tornado"} == roots - set(sys.stdlib_module_names)
+    assert roots - set(sys.stdlib_module_names) <= {"distributed", "tornado"}
 
 
 def test_every_name_that_is_used_is_probed():
-    tree = ast.parse(SOURCE)
-    own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
-    own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_self(node)}
-    private = {
-        node.attr
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
-    }
-    assert private - own <= {name for _, name, _ in plugin.NAMES}
-    assert private - own
+    for name in FILES["Inside"]:
+        tree = ast.parse(SOURCES[name])
+        own = {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))}
+        own |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and is_self(node)}
+        private = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__")
+        }
+        assert private - own <= {each for _, each, _ in NAMES}
 
 
 def is_self(node: ast.Attribute) -> bool:

@@ -11,8 +11,8 @@ import dask.config
 import pytest
 
 from dask_adaptive.engine import page
-from dask_adaptive.engine.dask_side import parcel
 from dask_adaptive.engine.page import KEPT, Page, jobs_table, stairs, table
+from dask_adaptive.engine.parcel import parcel
 from dask_adaptive.show.bulletin import Ledger
 
 from .records import burst, record
@@ -39,7 +39,7 @@ def test_the_page_needs_only_what_every_scheduler_has():
 
 
 def test_the_page_travels_as_text(monkeypatch):
-    sent = parcel({"name": "n", "token": "t"}, "page.py", "Page")
+    sent = parcel("Page", {"name": "n", "token": "t"})
     monkeypatch.setitem(sys.modules, "dask_adaptive", None)
     made = pickle.loads(sent)
     assert "n" == made.name

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import pickle
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from dask.utils import format_bytes
@@ -20,12 +18,13 @@ from distributed.metrics import time as dask_time
 from distributed.protocol import pickle as dask_pickle
 from distributed.versions import get_versions
 
+from dask_adaptive.engine.parcel import parcel
 from dask_adaptive.engine.reading import Reader
 from dask_adaptive.errors import EngineError
 from dask_adaptive.model import WORKER_NAME, Load
 from dask_adaptive.waiting import within
 
-__all__ = ["DaskEngine", "Holding", "parcel"]
+__all__ = ["DaskEngine", "Holding"]
 
 FIRST_CONTACT_S = 30.0
 PUBLISH_S = 1.0
@@ -52,24 +51,6 @@ class Holding:
         who = f"{self.client} wants" if self.client else "waiting tasks need"
         keys = ", ".join(self.keys) + (", ..." if self.count > len(self.keys) else "")
         return f"{self.job} holds {self.count} results ({format_bytes(self.nbytes)}) that {who}: {keys}"
-
-
-class _Parcel:
-    """Pickles to a call of the builtin ``eval``: the scheduler needs neither our package nor our version of Python."""
-
-    BUILD = "[space := {'__name__': 'adaptive_plugin'}, exec(code, space), space[kind](**config)][-1]"
-
-    def __init__(self, config: Mapping[str, Any], file: str, kind: str) -> None:
-        source = resources.files("dask_adaptive.engine").joinpath(file).read_text(encoding="utf-8")
-        self.arguments = {"code": source, "kind": kind, "config": dict(config)}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return eval, (self.BUILD, self.arguments)
-
-
-def parcel(config: Mapping[str, Any], file: str = "plugin.py", kind: str = "Inside") -> bytes:
-    """A plug-in, ready to be sent to a scheduler: the class ``kind`` of a file of this folder."""
-    return pickle.dumps(_Parcel(config, file, kind), protocol=4)
 
 
 class DaskEngine:
@@ -311,7 +292,7 @@ class DaskEngine:
             if not same_python:
                 raise EngineError(f"worker_key cannot be sent: {self.notice}")
             self._config["worker_key"] = dask_pickle.dumps(self._worker_key)
-        plugin = parcel(self._config)
+        plugin = parcel("Inside", self._config)
         await self._call("register_scheduler_plugin", self._timeout_s, plugin=plugin, name=self.name, idempotent=False)
 
     def _compare(self, theirs: Mapping[str, Any]) -> bool:
@@ -366,7 +347,7 @@ class DaskEngine:
         token = self._config["token"]
         for _ in range(2):
             if not self._published:
-                page = parcel({"name": self._page, "token": token}, "page.py", "Page")
+                page = parcel("Page", {"name": self._page, "token": token})
                 self._published = True  # from here on there is something to be taken out again
                 call = {"plugin": page, "name": self._page, "idempotent": False}
                 await self._call("register_scheduler_plugin", self._timeout_s, **call)
