@@ -197,7 +197,7 @@ class Adaptive:
         for name, pool in known.items():
             mine = {**bounds, **pools.get(name, {})}
             check_keys(f"limit of pool {name!r}:", mine, _BOUNDS)
-            hard, default = cluster.hard_limits(name), cluster.default_maximum_jobs()
+            hard, default = cluster.hard_limits(name), cluster.default_maximum_jobs(pool)
             self._limits[name] = adaptive_limits(Bounds(**mine), pool.shape, hard, default, name)
         self._workers_per_job = next(iter(known.values())).shape.workers
         self.cluster.loop.add_callback(self._begin_installed)
@@ -219,7 +219,7 @@ class Adaptive:
         cluster = self.cluster
         check_scalable(cluster, self.own, type(self).__name__)
         self._said = Bounds(**_with_configured(_meant(cluster, bounds)))
-        self._default = cores_here() if runs_here(cluster) else None
+        self._cores = cores_here() if runs_here(cluster) else None
         limits = self._limit(foreign_shape(cluster))
         if not any(value is not None for key, value in vars(self._said).items() if key.startswith("maximum")):
             logger.warning("adapt: no maximum was given; it is %d workers. Say maximum= for another", self.maximum)
@@ -228,7 +228,7 @@ class Adaptive:
     def _limit(self, shape: Shape) -> Limits:
         """The limits in jobs of this shape."""
         configured = count_of("maximum-jobs", setting("maximum-jobs"))
-        default = configured if self._default is None else -(-self._default // shape.workers)
+        default = configured if self._cores is None else max(1, self._cores // shape.job_threads)
         limits = self._limits[POOL] = limits_of(self._said, shape, default)
         self._workers_per_job = shape.workers
         return limits

@@ -7,7 +7,7 @@ import atexit
 import datetime
 import logging
 import weakref
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, Literal
@@ -107,7 +107,6 @@ class Cluster(DaskCluster):
     """
 
     _supports_scaling = True
-    default_maximum_jobs: Callable[[], int] = staticmethod(lambda: count_of("maximum-jobs", setting("maximum-jobs")))
 
     def __init__(
         self,
@@ -458,6 +457,10 @@ class Cluster(DaskCluster):
     def hard_limits(self, pool: str) -> Limits:
         """The limits of a pool, in jobs, that were given when the cluster was made."""
         return self._options[pool].pool(pool).limits
+
+    def default_maximum_jobs(self, pool: Pool) -> int:  # noqa: ARG002  others look at its shape
+        """How many jobs ``adapt`` asks for at most, of a pool for which nobody says a maximum."""
+        return count_of("maximum-jobs", setting("maximum-jobs"))
 
     def _jobs_for(self, workers: int, pool: str) -> int:
         return -(-workers // self._options[pool].workers_per_job)

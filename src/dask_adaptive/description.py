@@ -182,7 +182,7 @@ class Description:
 
     @property
     def idle_timeout_s(self) -> float | None:
-        """Seconds without work and clients after which a head ends its cluster; None: never."""
+        """Seconds without work and results that somebody holds after which a head ends its cluster; None: never."""
         return None if self.idle_timeout is None else seconds_of("idle-timeout", self.idle_timeout)
 
     @property

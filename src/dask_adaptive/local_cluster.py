@@ -9,6 +9,7 @@ from distributed.system import MEMORY_LIMIT
 from dask_adaptive.adaptive import Adaptive
 from dask_adaptive.cluster import Cluster
 from dask_adaptive.config import bytes_of, check_keys, cores_here, count_of
+from dask_adaptive.model import Pool
 
 __all__ = ["LocalCluster"]
 
@@ -43,8 +44,6 @@ class LocalCluster(Cluster):
     >>> client = cluster.get_client()  # doctest: +SKIP
     """
 
-    default_maximum_jobs = staticmethod(cores_here)
-
     def __init__(
         self,
         n_workers: int | None = None,
@@ -71,6 +70,10 @@ class LocalCluster(Cluster):
             scheduler_options={**where, **options.pop("scheduler_options", {})},
             **options,
         )
+
+    def default_maximum_jobs(self, pool: Pool) -> int:
+        """As many as keep the cores of this machine busy."""
+        return max(1, cores_here() // pool.shape.job_threads)
 
     async def _start(self) -> None:
         await super()._start()

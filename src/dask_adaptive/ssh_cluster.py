@@ -13,6 +13,7 @@ from dask_adaptive.backend.hosts import Host, hosts_of
 from dask_adaptive.cluster import Cluster
 from dask_adaptive.config import backend_settings, count_of
 from dask_adaptive.errors import ConfigError
+from dask_adaptive.model import Pool
 
 __all__ = ["SSHCluster"]
 
@@ -86,7 +87,6 @@ class SSHCluster(Cluster):
             "dashboard": dashboard_address is not None,
             "dashboard_address": dashboard_address or "127.0.0.1:0",
         }
-        self.default_maximum_jobs = self._slots
         super().__init__(
             "ssh",
             n_workers=n_workers,
@@ -96,11 +96,13 @@ class SSHCluster(Cluster):
             **options,
         )
 
-    def _slots(self) -> int:
-        """Where no maximum is given: as many jobs of a pool as the hosts have slots."""
-        shapes = {name: options.shape() for name, options in self._options.items()}
-        slots = [each.slots(shapes[name]) for name, each in self._backends.items() if each.name == "ssh"]  # type: ignore[attr-defined]
-        return int(max([1, *slots]))
+    def default_maximum_jobs(self, pool: Pool) -> int:
+        """As many as the hosts have slots."""
+        backend = self._backends[pool.name]
+        if backend.name != "ssh":
+            return super().default_maximum_jobs(pool)
+        slots: int = backend.slots(pool.shape)  # type: ignore[attr-defined]
+        return max(1, slots)
 
 
 def _address(interface: str | None, first: Host) -> str:

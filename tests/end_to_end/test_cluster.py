@@ -111,6 +111,14 @@ async def test_scale_needs_one_size_that_can_be() -> None:
         assert 0 == submitted(cluster)
 
 
+async def test_without_a_maximum_a_local_cluster_takes_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dask_adaptive.local_cluster.cores_here", lambda: 8)
+    for threads, per_job, jobs in ((1, 1, 8), (2, 2, 2), (3, 1, 2), (16, 1, 1)):
+        sizes = {"n_workers": 0, "threads_per_worker": threads, "workers_per_job": per_job, "memory_limit": "1 GB"}
+        async with LocalCluster(dashboard_address=None, asynchronous=True, **sizes) as cluster:
+            assert jobs * per_job == cluster.adapt().maximum
+
+
 async def test_adapt_during_a_start(trace: Trace) -> None:
     cluster = LocalCluster(n_workers=0, dashboard_address=None, asynchronous=True)
     starting = asyncio.ensure_future(cluster)

@@ -336,9 +336,11 @@ async def test_an_infinite_maximum_becomes_the_default_and_is_said_once(caplog: 
 
 
 async def test_an_infinite_maximum_on_this_machine_is_its_cores() -> None:
+    cores = len(os.sched_getaffinity(0))
     options = {"n_workers": 0, "processes": False, "dashboard_address": ":0", "asynchronous": True}
-    async with LocalCluster(**options) as cluster:
-        assert len(os.sched_getaffinity(0)) == cluster.adapt(Adaptive=Adaptive).maximum
+    for threads, workers in ((1, cores), (2, max(1, cores // 2)), (2 * cores, 1)):
+        async with LocalCluster(threads_per_worker=threads, **options) as cluster:
+            assert workers == cluster.adapt(Adaptive=Adaptive).maximum
 
 
 async def test_ten_jobs_of_two_workers() -> None:

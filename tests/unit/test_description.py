@@ -396,7 +396,7 @@ def test_check_says_what_a_file_means(tmp_path: Path) -> None:
         "In all: 1 to 21 workers, 81 threads.",
         "by the policy doubling, factor: 3.",
         "At most 100 worker-hours are spent by all pools together",
-        "It ends after 1 h 0 min without work and clients.",
+        "It ends after 1 h 0 min without work and without results that somebody holds.",
     ):
         assert words in said.output
     told = json.loads(call("check", path, "--json").output)

@@ -181,9 +181,9 @@ def _about_the_rest(meaning: Meaning) -> Iterator[str]:
     if meaning.scheduler:
         yield f"Scheduler: {_plain(meaning.scheduler)}."
     if meaning.journal is not None:
-        yield f"Every round is written to {meaning.journal}."
+        yield f"Every round in which something changes is written to {meaning.journal}."
     if meaning.idle_timeout_s is not None:
-        yield f"It ends after {duration(meaning.idle_timeout_s)} without work and clients."
+        yield f"It ends after {duration(meaning.idle_timeout_s)} without work and without results that somebody holds."
     if meaning.on_event:
         yield f"Troubles are told to: {_plain(meaning.on_event)}."
     if meaning.head["where"] == "job":
