@@ -85,7 +85,7 @@ def size_of(options: argparse.Namespace) -> Size:
 
 
 def page_of(options: argparse.Namespace) -> Path:
-    """Only work that is in the repository is quoted by the documentation."""
+    """Without ``--page`` only work that is in the repository goes into the documentation."""
     if options.page:
         return options.page
     kept = options.workflows is None and not options.quick
@@ -170,8 +170,10 @@ def about(
     said = ["make results"]
     said += [f"WORKFLOWS={options.workflows.name}"] if files else []
     given = ["--quick"] if options.quick else []
-    given += [f"--seeds {size.seeds}", f"--scales {','.join(f'{scale:g}' for scale in size.scales)}"]
-    said += [f"ARGS={shlex.quote(' '.join(given))}"] if size.name == "own" else ["ARGS=--quick"] * options.quick
+    if size.name == "own":
+        given += [f"--seeds {size.seeds}", f"--scales {','.join(f'{scale:g}' for scale in size.scales)}"]
+    given += [f"--page {options.page}"] if options.page else []
+    said += [f"ARGS={shlex.quote(' '.join(given))}"] if given else []
     tuned, reported = (", ".join(sorted({each.application for each in half})) for half in both)
     count = len(both[0]) + len(both[1])
     lines = [
@@ -201,7 +203,8 @@ def about(
     if files:
         lines += [
             "",
-            f"{len(files)} of the pieces are workflows that others recorded, WfFormat files. Their application is the",
+            f"{len(files)} of the pieces are workflows that others recorded, WfFormat files as WfCommons",
+            "(https://wfcommons.org/instances) collects them, reduced to what matters here. Their application is the",
             "beginning of the name, and they are halved by themselves. With the beginning of their SHA-256:",
             "",
             ", ".join(f"`{Path(each.source).name}` {checksum(Path(each.source))}" for each in files),
