@@ -37,7 +37,7 @@ from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL
 from dask_adaptive.history import History
 from dask_adaptive.model import Capacity, Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
-from dask_adaptive.policy.classic import TargetDuration
+from dask_adaptive.policy.classic import Fixed, TargetDuration
 from dask_adaptive.policy.combine import Budget, standard
 from dask_adaptive.policy.contracts import FRESH, Policy
 from dask_adaptive.policy.cost_aware import CostAware
@@ -147,6 +147,10 @@ class Adaptive:
         ledger = Ledger(name, logs=flag_of("adaptive.page-logs", setting("page-logs")))
         self._ledger = ledger if flag_of("adaptive.page", setting("page")) else None
         if hasattr(cluster, "controller"):
+            if not isinstance(pools, Mapping | None):
+                raise ConfigError(
+                    f"pools= maps names of pools to limits, as {{'default': {{'maximum': 5}}}}, not {pools!r}"
+                )
             self._install(bounds, pools or {})
         elif pools:
             raise ConfigError("pools= needs a cluster of dask_adaptive; this one has a single kind of worker")
@@ -160,10 +164,14 @@ class Adaptive:
         kind = load_policy(name) if isinstance(name, str) else None
         if time_value is not None and kind is not CostAware:
             raise ConfigError("time_value= is for the policy 'cost-aware'; leave out policy= and target_duration=")
+        if target_duration is not None and (kind is None or not issubclass(kind, TargetDuration)):
+            raise ConfigError("target_duration= is for the policy 'target-duration'; leave it or policy= out")
         if kind is None:
             if not isinstance(name, Policy):
                 raise ConfigError(f"policy must be a name or an object with decide(view, past), not {name!r}")
             return name
+        if issubclass(kind, Fixed):
+            raise ConfigError("policy 'fixed' is what scale does: scale(3), or minimum and maximum alike")
         try:
             if issubclass(kind, TargetDuration):
                 made = kind(self._scaling.target_duration_s)
@@ -172,7 +180,9 @@ class Adaptive:
             else:
                 made = kind()
         except TypeError as error:
-            raise ConfigError(f"policy {name!r} needs arguments: give an object of {kind.__name__} ({error})") from None
+            raise ConfigError(
+                f"policy {name!r} needs arguments, so give an object of {kind.__name__}: {error}"
+            ) from None
         return made  # type: ignore[no-any-return]
 
     def _standard(self, policy: Policy) -> Policy:
@@ -357,11 +367,15 @@ class Adaptive:
             self._takeover.stop()
 
     def _words(self) -> str:
-        limits = ", ".join(f"{name} {each.minimum} to {each.maximum} jobs" for name, each in self._limits.items())
+        limits = ", ".join(f"{name} {each.minimum} to {_most(each)} jobs" for name, each in self._limits.items())
         return f"{limits}, every {self.interval:g} s"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._words()}, {self.state})"
+
+
+def _most(limits: Limits) -> str:
+    return "any number of" if limits.maximum is None else str(limits.maximum)
 
 
 @dataclass(frozen=True)

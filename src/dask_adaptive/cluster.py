@@ -7,7 +7,8 @@ import atexit
 import datetime
 import logging
 import weakref
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, Literal
@@ -24,7 +25,7 @@ from dask_adaptive.actuator import Actuator
 from dask_adaptive.adaptive import Adaptive
 from dask_adaptive.alerts import Alerts, Troubles, hooks_of, news, troubles_of
 from dask_adaptive.backend.contracts import Backend, Telling
-from dask_adaptive.config import Bounds, check_keys, count_of, flag_of, limits_of, seconds_of, setting
+from dask_adaptive.config import check_keys, count_of, flag_of, seconds_of, setting, size_of
 from dask_adaptive.controller import Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
@@ -49,6 +50,7 @@ from dask_adaptive.tags import key_of, new_key, tags
 __all__ = ["Cluster", "discover"]
 
 CLOSE_TIMEOUT_S = 60.0
+LOGS_KEPT = 10_000
 HAND_OVER_S = 30.0
 
 _living: weakref.WeakSet[Cluster] = weakref.WeakSet()
@@ -160,6 +162,7 @@ class Cluster(DaskCluster):
         self.scheduler_comm: Any = None
         self._adaptive: Any = None
         super().__init__(asynchronous=asynchronous, loop=loop, quiet=quiet, name=name)
+        self._cluster_manager_logs: Any = deque(maxlen=LOGS_KEPT)
         self._key = new_key()
         self._ledger = Ledger(self.name, logs=logs)
         if not asynchronous and not (self._brings_workers and scheduler is None):
@@ -175,7 +178,11 @@ class Cluster(DaskCluster):
         """Start on the first use; in asynchronous mode ``await cluster`` does that."""
         if self.status == Status.created and not self.asynchronous:
             self._loop_runner.start()
-            self.sync(self._started)
+            try:
+                self.sync(self._started)
+            except KeyboardInterrupt:  # nobody has a cluster in hand that could be closed
+                self.loop.add_callback(self._close)
+                raise
 
     def __await__(self) -> Any:
         return self._started().__await__()
@@ -240,7 +247,7 @@ class Cluster(DaskCluster):
             connection = getattr(self.scheduler_comm, "connection_args", None) or connection
         if not self._brings_workers:  # the same again for who comes back to a living scheduler: so it finds its jobs
             self._key = key_of(self.name, (await self.scheduler_comm.identity())["id"])
-        engine = DaskEngine(
+        engine = self.engine = DaskEngine(  # known before it starts, so that a close in the middle takes it out again
             self.scheduler_comm.address,
             connection_args=connection,
             key=self._key,
@@ -359,6 +366,8 @@ class Cluster(DaskCluster):
         Adaptive
             With ``minimum``, ``maximum``, ``log`` and ``stop()``.
         """
+        if not callable(Adaptive):
+            raise ConfigError(f"adapt takes keywords, as adapt(maximum=20), and perhaps a class; not {Adaptive!r}")
         self._check_scalable()
         self._begin()
         adaptive = Adaptive(self, **options)
@@ -391,13 +400,9 @@ class Cluster(DaskCluster):
             For no size, several sizes, a size that cannot be, or an unknown pool.
         """
         self._check_scalable()
-        said = {"minimum": n, "minimum_jobs": jobs, "minimum_cores": cores, "minimum_memory": memory}
-        given = {key: value for key, value in said.items() if value is not None}
-        if len(given) != 1:
-            raise ConfigError("scale needs exactly one of n, jobs=, cores=, memory=")
         name = next(iter(self._options)) if pool is None else pool
         check_keys("pool", [name], self._options)
-        size = limits_of(Bounds(**given), self._options[name].shape(), None).minimum
+        size = size_of(self._options[name].shape(), n=n, jobs=jobs, cores=cores, memory=memory)
         self._check_size(name, size)
         self._begin()
         if not self.asynchronous:
@@ -506,7 +511,8 @@ class Cluster(DaskCluster):
             with suppress(AdaptiveError):
                 holders = [str(holding) for holding in await self.engine.holders()]
         record = self.controller.record if self.controller is not None else None
-        return explanation(record, holders, self._notes())
+        over = ["The cluster is closed; this was its last state."] if self.status == Status.closed else []
+        return "\n".join([*over, explanation(record, holders, self._notes())])
 
     def _repr_html_(self, cluster_status: str | None = None) -> str:
         status = f'<tr><td colspan="2">{status_html(self.records, self.name, None, self.bulletin())}</td></tr>'
@@ -555,6 +561,8 @@ class Cluster(DaskCluster):
         return self.sync(self._record, path)
 
     async def _record(self, path: str) -> Recording:
+        if self.status in (Status.closing, Status.closed):
+            raise ConfigError(f"the cluster is {self.status.name}; nothing runs on it any more that could be recorded")
         if self._recording is not None:
             raise ConfigError(f"a run is being recorded already, to {self._recording.path}")
         connection = self.security.get_connection_args("client")
@@ -605,43 +613,62 @@ class Cluster(DaskCluster):
         await asyncio.shield(self._closing)
 
     async def _really_close(self) -> None:
+        """One step after the other; a step that fails is told, and the others follow."""
         self.status = Status.closing
         for callback in self.periodic_callbacks.values():
             callback.stop()
         if self._recording is not None:
-            try:
-                await self._recording.stop()
-            except (AdaptiveError, OSError) as error:  # a full disk must not keep the jobs from ending
-                self._log(f"the run was not recorded: {error}")
-        if self.controller is not None and self._leaves:
-            await self.controller.stop()
-            if self._jobs is not None:
-                await self._jobs.leave()
-        elif self.controller is not None:
-            await self.controller.stop()
-            if self._attached is not None:
-                await self._hand_over()
-            self.left = await self.controller.actuator.aclose(CLOSE_TIMEOUT_S)
-            for sentence in self.left:
-                self._log(sentence)
-        else:
-            for backend in self._backends.values():
-                await backend.aclose()
-        await asyncio.to_thread(keep, self._history_path, self._taught())
-        if self._owner is not None and not self.left and not self._leaves:
-            await asyncio.to_thread(forget, self._owner.key)
+            await self._tried("the run was not recorded", self._recording.stop)
+        if not await self._tried("its jobs may not have ended", self._end_jobs):
+            self.left = (*self.left, "nobody knows whether all jobs have ended")
+        await self._tried("what it learned was not kept", self._keep_learned)
+        if self._owner is not None and not self.left and not self._abandons:
+            await self._tried("its entry stays", asyncio.to_thread, forget, self._owner.key)
         if self.engine is not None:
-            await self.engine.aclose()
+            await self._tried("the scheduler may keep its plug-in", self.engine.aclose)
         if self.scheduler_comm is not None:
-            await self.scheduler_comm.close_rpc()
+            await self._tried("a connection stays", self.scheduler_comm.close_rpc)
         if self.scheduler is not None:
-            await self.scheduler.close()
-        await asyncio.to_thread(self._alerts.close)
+            await self._tried("the scheduler may go on", self.scheduler.close)
+        await self._tried("somebody may not have been told", asyncio.to_thread, self._alerts.close)
         if self._journal is not None:
-            self._journal.close()
-        self._until_closed.close()
+            await self._tried("the journal may lack its end", asyncio.to_thread, self._journal.close)
+        await self._tried("private files may stay", asyncio.to_thread, self._until_closed.close)
         self.status = Status.closed
         _living.discard(self)
+
+    async def _tried(self, otherwise: str, step: Callable[..., Any], *arguments: Any) -> bool:
+        """Whether a step of the end succeeded."""
+        try:
+            await step(*arguments)
+        except Exception as error:  # noqa: BLE001  whatever it is, it must not keep the rest from ending
+            self._log(f"{otherwise}: {str(error) or type(error).__name__}")
+            return False
+        return True
+
+    @property
+    def _abandons(self) -> bool:
+        """Whether jobs live on: we were told to leave them, or somebody else has adopted them."""
+        return self._leaves or (self.engine is not None and self.engine.ousted)
+
+    async def _end_jobs(self) -> None:
+        if self.controller is None:
+            for backend in self._backends.values():
+                await self._tried(f"the backend {backend.name!r} may go on", backend.aclose)
+            return
+        await self.controller.stop()
+        if self._abandons:
+            if self._jobs is not None:
+                await self._jobs.leave()
+            return
+        if self._attached is not None:
+            await self._hand_over()
+        self.left = await self.controller.actuator.aclose(CLOSE_TIMEOUT_S)
+        for sentence in self.left:
+            self._log(sentence)
+
+    async def _keep_learned(self) -> None:
+        await asyncio.to_thread(keep, self._history_path, self._taught())
 
     async def _hand_over(self) -> None:
         """Before our workers leave a scheduler that goes on: let them finish and give their data to the others."""

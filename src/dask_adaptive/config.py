@@ -39,6 +39,7 @@ __all__ = [
     "scaling_of",
     "seconds_of",
     "setting",
+    "size_of",
     "state_home",
 ]
 
@@ -207,8 +208,25 @@ def limits_of(bounds: Bounds, shape: Shape, default_maximum: int | None) -> Limi
     else:
         maximum = math.inf if default_maximum is None else max(default_maximum, minimum)
     if minimum > maximum:
-        raise ConfigError(f"the minimum ({minimum} jobs) is above the maximum ({maximum} jobs)")
+        least = max(low, key=lambda each: low[each])
+        below = f"{least}={getattr(bounds, least)!r} ({_count(minimum)})"
+        raise ConfigError(f"{below} is above {key}={getattr(bounds, key)!r} ({_count(maximum)})")
     return Limits(int(minimum), None if math.isinf(maximum) else int(maximum))
+
+
+def _count(jobs: float) -> str:
+    return "1 job" if jobs == 1 else f"{jobs:g} jobs"
+
+
+def size_of(shape: Shape, **said: Amount) -> int:
+    """Whole jobs of this shape for one of n (workers), jobs, cores and memory; refused under the name that was said."""
+    given = {key: value for key, value in said.items() if value is not None}
+    if len(given) != 1:
+        raise ConfigError("scale needs exactly one of n, jobs=, cores=, memory=")
+    [(key, value)] = given.items()
+    amount = bytes_of(key, value) if key == "memory" else count_of(key, value)
+    bound = "minimum" if key == "n" else f"minimum_{key}"
+    return limits_of(Bounds(**{bound: amount}), shape, None).minimum
 
 
 def _jobs(bounds: Bounds, side: str, shape: Shape, whole: Any) -> dict[str, float]:

@@ -27,7 +27,7 @@ from dask_adaptive.errors import EngineError, PolicyError
 from dask_adaptive.journal import Journal
 from dask_adaptive.model import Load, Past, Plan, Record, Snapshot, Target, View, Want
 from dask_adaptive.plan import checked, make_plan, view_of
-from dask_adaptive.policy.contracts import FRESH, Policy
+from dask_adaptive.policy.contracts import FRESH, Policy, not_plain
 from dask_adaptive.upkeep import overdue
 from dask_adaptive.waiting import within
 from dask_adaptive.walltime import ending, outlasting
@@ -200,6 +200,8 @@ class Controller:
         """Ask the policy and hold it to its contract."""
         policy = self.policy if self.advisor is None else await self.advisor.policy_for(view)
         target, after = policy.decide(view, past)
+        if (odd := not_plain(after)) is not None:
+            raise PolicyError(f"the past of {type(policy).__name__} holds {odd!r}; only plain JSON values can be kept")
         return checked(target, view), after
 
     async def plan(self, snapshot: Snapshot, target: Target) -> Plan:
@@ -237,7 +239,10 @@ class Controller:
         events, self._events = (*self._events, *record.events), []
         record = replace(record, number=self._number, events=events)
         self.record = record
-        self.journal.append(record)
+        try:
+            self.journal.append(record)
+        except Exception:  # the loop goes on, whatever a policy or an actuator of somebody else put into it
+            logger.exception("round %d could not be kept", self._number)
         return record
 
 

@@ -302,7 +302,8 @@ def _policy_of(description: Description) -> Policy:
         options.setdefault("target_duration_s", description.scaling.target_duration_s)
     missing = [key for key, each in known.items() if each.default is each.empty and key not in options]
     if missing:
-        raise ConfigError(f"policy must say {' and '.join(missing)} as well as its name")
+        example = ", ".join([f"name: {description.policy_name}", *(f"{key}: ..." for key in missing)])
+        raise ConfigError(f"policy must say {' and '.join(missing)} as well as its name: {{{example}}}")
     try:
         return kind(**options)  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:

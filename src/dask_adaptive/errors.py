@@ -136,6 +136,6 @@ class Garbled(BackendError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Half a sentence that names the known words, the nearest first: ``did you mean 'x'? known: a, b``."""
     words = sorted(known)
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.65)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}known: {', '.join(words) or 'none'}"

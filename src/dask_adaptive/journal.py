@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 FULL_EVERY_S = 600.0
 ROTATE_BYTES = 64 * 2**20
-KEEP_LIVES = 200_000
+KEEP = 200_000
+"""Jobs and groups of tasks in all rounds that are kept in memory, a group counted ten times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,11 @@ def _quiet(line: Line) -> bool:
     return not (told or changed)
 
 
+def _weight(record: Record) -> int:
+    """How much of the memory a round takes: a group has far more in it than a job that did not change."""
+    return 10 + len(record.snapshot.lives) + 10 * len(record.snapshot.load.groups)
+
+
 class Journal:
     """The rounds of one controller: the latest in memory, all of them in a file if a path is given.
 
@@ -164,9 +170,9 @@ class Journal:
 
     def _keep(self, record: Record) -> None:
         self.records.append(record)
-        self._kept += len(record.snapshot.lives) + 1
-        while self._kept > KEEP_LIVES and len(self.records) > 1:
-            self._kept -= len(self.records.popleft().snapshot.lives) + 1
+        self._kept += _weight(record)
+        while self._kept > KEEP and len(self.records) > 1:
+            self._kept -= _weight(self.records.popleft())
 
     def close(self) -> None:
         """Write what is still to be written."""

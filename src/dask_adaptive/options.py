@@ -35,6 +35,8 @@ __all__ = [
     "timeouts",
 ]
 
+_LEAST_BYTES = 1_000_000
+
 
 @dataclass(frozen=True)
 class PoolOptions(RequestOptions):
@@ -104,9 +106,17 @@ class PoolOptions(RequestOptions):
         return Shape(
             workers=count_of("workers_per_job", self.workers_per_job, least=1),
             threads=count_of("threads", self.threads, least=1),
-            memory_bytes=0 if self.memory is None else bytes_of("memory", self.memory),
+            memory_bytes=self._memory_bytes(),
             resources=resources,
         )
+
+    def _memory_bytes(self) -> int:
+        amount = 0 if self.memory is None else bytes_of("memory", self.memory)
+        if 0 < amount < _LEAST_BYTES:
+            raise ConfigError(
+                f"memory={self.memory!r} is {amount} bytes, in which no worker starts; write it as '4 GB'"
+            )
+        return amount
 
     def pool(self, name: str) -> Pool:
         """The pool; its limits are the hard ones."""

@@ -6,7 +6,7 @@ The rules, in this order:
 2. Every job that may still hold resources of the manager counts against the maximum, whoever knows of it.
 3. Nothing is submitted to a pool that is broken, or while a submit for it is in flight.
 4. Given up are whole jobs that serve nothing now, at most the surplus. A busy job stays, unless the target is firm
-   (somebody said so); then it is drained: it finishes what it runs.
+   (somebody said so); then it is drained: it finishes what it runs. One that refused is left alone for a while.
 5. A job whose walltime is nearly over counts for nothing any more: it is replaced while it still serves.
 """
 
@@ -39,6 +39,9 @@ from dask_adaptive.policy.victims import victims
 from dask_adaptive.walltime import leaving
 
 __all__ = ["checked", "make_plan", "view_of"]
+
+REFUSED_S = 5.0
+"""How long a job whose drain was refused is not asked again."""
 
 # The hash of an enum member is computed in Python, its identity is not: this is what makes 10,000 jobs cheap.
 _PHASES = {id(phase): phase for phase in Phase}
@@ -154,6 +157,11 @@ def _room(state: PoolState, missing: int, alive: int, at_s: float) -> tuple[int,
     return max(0, maximum - alive), f"{alive} of at most {maximum} jobs are there, those that are ending included"
 
 
+def _refused_lately(life: Life, at_s: float) -> bool:
+    """Whether it serves again since a drain was refused, and is not asked for some time: what it holds stays."""
+    return life.phase is Phase.READY and life.since_s > life.ready_s and at_s - life.since_s < REFUSED_S
+
+
 def _give_up(
     snapshot: Snapshot,
     pool: str,
@@ -165,7 +173,8 @@ def _give_up(
 ) -> int:
     """Plan to give up at most ``surplus`` jobs, none of those ``going`` anyway; return how many could not be."""
     idle: dict[str, IdleJob] = {job.name: job for job in snapshot.load.idle}
-    own = [life for life in snapshot.lives.values() if life.pool == pool and life.name not in going]
+    mine = (life for life in snapshot.lives.values() if life.pool == pool and life.name not in going)
+    own = [life for life in mine if not _refused_lately(life, snapshot.at_s)]
     chosen = victims(own, idle, snapshot.load.members, surplus, busy=want.firm)
     for life in chosen:
         if life.phase is Phase.READY:

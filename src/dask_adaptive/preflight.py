@@ -45,7 +45,7 @@ class Finding:
 async def examine(
     description: Description, pool: str, *, job: bool = True, timeout_s: float = 300.0
 ) -> AsyncIterator[Finding]:
-    """What is found, one after the other.
+    """What is found, one after the other; nothing, without a job, of a backend that is not a batch system.
 
     Parameters
     ----------

@@ -92,6 +92,8 @@ async def test_files_are_private(here: Here, tmp_path: Path) -> None:
     await here.place(path, "new")
     assert ["secret"] == [each.name for each in Path(folder).iterdir()]
     assert "new" == Path(path).read_text()
+    await here.remove(path)
+    assert [] == list(Path(folder).iterdir())
     await here.remove(folder)
     await here.remove(folder)
     assert not Path(folder).exists()

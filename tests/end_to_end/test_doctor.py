@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.fakes.core import Fake
 
 from dask_adaptive.show.cli import adaptive
 
@@ -47,7 +48,29 @@ def test_a_batch_system_that_is_not_here_is_said_before_any_job(
     assert "reached the scheduler" not in text
 
 
-@pytest.mark.parametrize("arguments", [["slrum"], [], ["local", "--set", "memry=1"], ["local", "--timeout", "0"]])
+def test_without_a_job_there_may_be_nothing_to_look_at() -> None:
+    assert (0, "nothing to look at for backend local without a job\n") == run("local", "--no-job")
+    assert [] == json.loads(run("local", "--no-job", "--json")[1])
+
+
+def test_nothing_is_left_of_the_look_at_the_folder_for_logs(tmp_path: Path) -> None:
+    with Fake(tmp_path / "system", "pbs:Pbs").on_path():
+        code, text = run("pbs", "--no-job", "--set", f"log_directory={tmp_path / 'logs'}")
+    assert (0, True) == (code, f"logs and private files go to {tmp_path / 'logs'}" in text), text
+    assert [] == list((tmp_path / "logs").iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["slrum"],
+        [],
+        ["local", "--set", "memry=1"],
+        ["local", "--timeout", "0"],
+        ["local", "--timeout", "nan"],
+        ["local", "--timeout", "inf"],
+    ],
+)
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments: list[str]) -> None:
     code, text = run(*arguments)
     assert 2 == code

@@ -351,7 +351,7 @@ async def test_ten_jobs_of_two_workers() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"minimum": 5, "maximum": 2}, "minimum .* above the maximum"),
+        ({"minimum": 5, "maximum": 2}, "minimum=5 .* above maximum=2"),
         ({"maximum": -1}, "maximum must be at least 0"),
         ({"maximum": math.nan}, "maximum must be a whole number"),
         ({"minimum": 1.5}, "minimum must be a whole number"),

@@ -535,7 +535,7 @@ async def test_row_49_scale_ends_adaptive_scaling() -> None:
 
 async def test_row_50_a_minimum_above_the_maximum_is_refused() -> None:
     async with specified() as (cluster, _):
-        with pytest.raises(ConfigError, match=r"the minimum \(5 jobs\) is above the maximum \(2 jobs\)"):
+        with pytest.raises(ConfigError, match=r"minimum=5 \(5 jobs\) is above maximum=2 \(2 jobs\)"):
             adapt(cluster, minimum=5, maximum=2)
         adaptive = adapt(cluster, maximum=4)
         assert (0, 4) == (adaptive.minimum, adaptive.maximum)

@@ -24,14 +24,17 @@ import psutil
 import pytest
 from click.testing import CliRunner, Result
 from distributed import Client, Scheduler
+from distributed.security import Security
 from tests.fakes.core import Fake
 from tests.sshd import running_hosts
 from tests.waiting import LIMIT_S, soon, until
 
 from dask_adaptive import Cluster, ConfigError, EngineError, connect
 from dask_adaptive.backend.local import Local
+from dask_adaptive.head.attach import Reach
 from dask_adaptive.head.state import Standing, entries, entry_of
 from dask_adaptive.model import Record
+from dask_adaptive.owners import owners
 from dask_adaptive.show.cli import adaptive
 
 from .worlds import MARK, kill, own_mark, rounds, table
@@ -202,9 +205,15 @@ async def test_it_can_be_joined_asynchronously(shared: str) -> None:
 def test_sizes_from_the_command_line(shared: str) -> None:
     assert "2 workers, fixed" in command("scale", shared, "2").stdout
     soon(lambda: json.loads(command("status", shared, "--json").stdout)["workers"] == 2)
-    assert "1 to 3 jobs" in command("adapt", shared, "--minimum", "1", "--maximum", "3").stdout
-    said = [event["text"] for event in json.loads(command("events", shared, "--json").stdout)]
-    assert any("scale: pool default to 2 jobs" in text for text in said)
+    said = command("adapt", shared, "--minimum", "1", "--maximum", "3")
+    assert f"cluster {shared}: policy cost-aware, 1 to 3 workers\n" == said.stdout
+    both = command("scale", shared, "3", "--jobs", "--cores")
+    assert (2, True) == (both.exit_code, "Give --jobs or --cores, not both" in both.stderr)
+    fixed = command("adapt", shared, "--policy", "fixed")
+    assert (2, True) == (fixed.exit_code, "Error: policy 'fixed'" in fixed.stderr)
+    assert "__init__" not in fixed.stderr
+    told = [event["text"] for event in json.loads(command("events", shared, "--json").stdout)]
+    assert any("scale: pool default to 2 jobs" in text for text in told)
     soon(lambda: json.loads(command("status", shared, "--json").stdout)["workers"] == 1)
 
 
@@ -228,6 +237,31 @@ def test_status_goes_on_as_long_as_it_is_watched(shared: str) -> None:
     assert 0 == watching.returncode
 
 
+@pytest.mark.parametrize("words", [("status", "--json", "--watch"), ("events", "--follow")])
+def test_what_goes_on_until_ctrl_c_ends_well_with_it(shared: str, words: tuple[str, ...]) -> None:
+    with program(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as going:
+        assert going.stdout is not None
+        assert going.stdout.readline()
+        going.send_signal(signal.SIGINT)
+        errors = going.communicate(timeout=LIMIT_S)[1]
+    assert (0, "") == (going.returncode, errors)
+
+
+def test_a_way_to_a_dashboard_is_open_until_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go: list[str] = []
+
+    def far(name: str) -> Reach:
+        return Reach(name, "", Security(), "http://x", forwarded=True, let_go=lambda: let_go.append(name))
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dask_adaptive.head.attach.reach", far)
+    monkeypatch.setattr("dask_adaptive.show.head_commands.time.sleep", interrupted)
+    done = command("dashboard", "host:work")
+    assert (0, "http://x\n", ["host:work"]) == (done.exit_code, done.output, let_go)
+
+
 def test_wrong_names_list_the_near_ones(shared: str) -> None:
     for words in (("status", "shard"), ("scale", "shard", "1"), ("down", "shard"), ("reap", "shard")):
         done = command(*words)
@@ -236,9 +270,13 @@ def test_wrong_names_list_the_near_ones(shared: str) -> None:
     with pytest.raises(ConfigError, match="did you mean 'shared'"):
         connect("shard")
     done = command("logs", "aaaaaaaa.0")
+    neither = "Error: cluster 'shared' has no job 'aaaaaaaa.0', and there is no cluster of that name; known clusters: "
+    assert (2, True) == (done.exit_code, done.stderr.startswith(f"{neither}shared; known jobs: "))
+    done = command("logs", "aaaaaaaa.0", "--cluster", "shared")
     assert (2, True) == (done.exit_code, "unknown job aaaaaaaa.0" in done.stderr)
     assert 2 == command("reap", "--jsn").exit_code
-    assert "runs; `dask adaptive down shared` ends it" in command("reap", shared).stderr
+    done = command("reap", shared)
+    assert (2, "Error: cluster shared: it runs; `dask adaptive down shared` ends it\n") == (done.exit_code, done.stderr)
 
 
 # --- faults ------------------------------------------------------------------------------------------------------
@@ -397,6 +435,21 @@ def test_what_cannot_be_asked_is_not_forgotten(manager: tuple[str, ...], tmp_pat
     assert ["unsure"] == [entry.name for entry in entries()]
     fake.fault()
     assert 0 == command("reap").exit_code
+
+
+def test_a_head_that_had_no_job_is_believed_where_nobody_can_be_asked(mark: str, tmp_path: Path) -> None:
+    with Fake(tmp_path / "pbs", "pbs:Pbs").on_path() as fake:
+        fake.fault(down=("query",))
+        up("alone", "--backend", "pbs", "--set", "scheduler={host: 127.0.0.1}", "--set", f"log_directory={tmp_path}")
+        done = command("down", "alone")
+        assert (0, "cluster alone ended; pbs could not be asked; the head had no job left\n") == (
+            done.exit_code,
+            done.stdout,
+        )
+    assert [] == entries()
+    assert [] == owners()
+    assert "no clusters\n" == command("down", "--all").stdout
+    assert [] == json.loads(command("down", "--all", "--json").stdout)
 
 
 def test_a_head_that_ends_at_once_is_told_of(manager: tuple[str, ...], mark: str) -> None:

@@ -118,7 +118,7 @@ async def test_what_a_killed_notebook_left_is_ended_and_what_a_living_one_has_is
             assert 1 == len(private)
             assert "nothing to clean up" in (await reap("--backend", backend)).stdout
             refused = await reap("notebook")
-            assert 1 == refused.exit_code
+            assert 2 == refused.exit_code
             assert f"it belongs to process {process.pid}, which runs" in refused.stderr
             assert 2 == left(key)
             process.kill()
@@ -207,7 +207,7 @@ async def test_an_owner_on_another_machine_is_told_of_and_left_alone(gone: Owner
     assert f"cluster notebook belongs to process {os.getpid()} on elsewhere" in done.stderr
     assert "nothing to clean up" in done.stdout
     named = await reap("notebook")
-    assert 1 == named.exit_code
+    assert 2 == named.exit_code
     assert f"it belongs to process {os.getpid()} on elsewhere" in named.stderr
     assert (tmp_path / "private").exists()
     assert [gone.key] == [owner.key for owner in owners()]

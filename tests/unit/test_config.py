@@ -87,8 +87,8 @@ def test_minima_are_rounded_up_to_jobs_and_maxima_down(said: dict[str, Any], min
 @pytest.mark.parametrize(
     ("said", "words"),
     [
-        ({"minimum": 5, "maximum": 2}, "minimum (3 jobs) is above the maximum (1 jobs)"),
-        ({"minimum": 3, "maximum": 3}, "minimum (2 jobs) is above the maximum (1 jobs)"),
+        ({"minimum": 5, "maximum": 2}, "minimum=5 (3 jobs) is above maximum=2 (1 job)"),
+        ({"minimum": 3, "maximum": 3}, "minimum=3 (2 jobs) is above maximum=3 (1 job)"),
         ({"maximum": 1}, "maximum=1 is less than one job"),
         ({"maximum_cores": 5}, "maximum_cores=5 is less than one job"),
         ({"maximum_memory": "1 GB"}, "maximum_memory='1 GB' is less than one job"),
@@ -182,7 +182,7 @@ def test_what_is_said_for_a_pool_overrides_what_is_said_for_all() -> None:
         (None, {"resources": 3}, "resources must map"),
         (None, {"environment": "A=1"}, "environment must map"),
         (None, {"maximum": 1, "workers_per_job": 2}, "less than one job"),
-        (None, {"minimum": 4, "maximum": 2}, "above the maximum"),
+        (None, {"minimum": 4, "maximum": 2}, "above maximum=2"),
         (None, {"resources": {"a b": 1}}, "without spaces, commas or '='"),
         (None, {"local_directory": 7}, "local_directory must be a path"),
         (None, {"preload": 7}, "preload must be a list of words"),
@@ -238,7 +238,7 @@ def test_a_journal_that_cannot_be_written_stops_a_start(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"minimum": 5, "maximum": 2}, "above the maximum"),
+        ({"minimum": 5, "maximum": 2}, "above maximum=2"),
         ({"minimum": -1}, "minimum must be at least 0"),
         ({"maximum": NAN}, "maximum must be a whole number"),
         ({"maximum_memory": "32 gigs"}, "maximum_memory must be a size"),
@@ -246,7 +246,7 @@ def test_a_journal_that_cannot_be_written_stops_a_start(tmp_path: Path, monkeypa
         ({"policy": "target"}, "known: "),
         ({"policy": "doublin"}, "did you mean 'doubling'?"),
         ({"policy": 7}, "policy must be a name or an object"),
-        ({"policy": "fixed"}, "needs arguments"),
+        ({"policy": "fixed"}, "is what scale does"),
         ({"pools": {"gpu": {"maximum": 1}}}, "unknown pool gpu"),
         ({"pools": {"default": {"maxima": 1}}}, "did you mean 'maximum'?"),
         ({"interval": "soon"}, "interval must be a duration"),

@@ -151,17 +151,18 @@ def test_a_description_can_be_written_down_and_read_elsewhere(tmp_path: Path) ->
         ("price: 4", "profile: huge", "line 14: pools.large.profile: unknown profile huge: known: none"),
         ("price: 4", "walltime: 12:00:00", "line 14: pools.large.walltime: only batch systems are asked for that"),
         ("maximum: 1\n", "maximum: 0.5\n", "line 8: pools.base.maximum must be a whole number, not 0.5"),
-        ("minimum: 1", "minimum: 2", "line 8: pools.base.maximum: the minimum (2 jobs) is above the maximum (1 jobs)"),
+        ("minimum: 1", "minimum: 2", "line 8: pools.base.maximum: minimum=2 (2 jobs) is above maximum=1 (1 job)"),
         ("maximum: 20", "maximum: few", "line 2: maximum must be a whole number, not 'few'"),
         ("maximum: 20", "maximum: 1", "line 2: maximum: maximum=1 is less than one job (2 workers of 4 threads)"),
         ("maximum: 20", "minimum: 3", "line 2: minimum of 3 jobs is above the maximum of pool 'base', 1 jobs"),
         ("name: site", "nam: site", "line 1: nam: unknown key; did you mean 'name'?"),
+        ("name: site", "alerts: 3", "line 1: alerts: unknown key; known: "),
         ("name: site", "name: a site", "line 1: name must be letters, digits, '.', '_' and '-', at most 63, not"),
         ("doubling", "dobling", "line 16: policy: there is no policy 'dobling'; did you mean 'doubling'?"),
         ("factor: 3", "facto: 3", "line 16: policy: unknown argument of the policy: facto: did you mean 'factor'?"),
         ("factor: 3", "factor: 0", "line 16: policy: factor is a number above 1, not 0"),
         ("name: doubling", "name: fixed", "line 16: policy: unknown argument of the policy: factor: "),
-        ("{name: doubling, factor: 3}", "fixed", "line 16: policy must say jobs as well as its name"),
+        ("{name: doubling, factor: 3}", "fixed", "line 16: policy must say jobs as well as its name: {name: fixed, "),
         ("{name: doubling, factor: 3}", "{factor: 3}", "line 16: policy must have a name among its keys"),
         ("500 ms", "soon", "line 17: interval must be a duration such as '5s' or a number of seconds, not 'soon'"),
         ("{dashboard", "{dashbord", "line 18: scheduler.dashbord: unknown key; did you mean 'dashboard'?"),
@@ -282,6 +283,7 @@ def test_flags_describe_a_cluster_of_one_pool() -> None:
     for flags, words in (
         ({"cores": 8, "processes": 3}, "8 cores cannot be shared by 3 workers per job"),
         ({"memry": 1}, "memry: unknown key; did you mean 'memory'?"),
+        ({"foo": 1}, "foo: unknown key; known: backend, "),
         ({"backend": "slrm"}, "backend: there is no backend 'slrm'"),
     ):
         with pytest.raises(ConfigError) as caught:

@@ -117,6 +117,8 @@ def test_names_that_cannot_be(name: str) -> None:
 
 def test_an_unknown_name_lists_the_near_ones() -> None:
     claim("analysis")
+    with pytest.raises(ConfigError, match=r"there is no cluster 'wrk'; known: analysis"):
+        entry_of("wrk")
     with pytest.raises(ConfigError, match=r"there is no cluster 'analysys'; did you mean 'analysis'\? known: analysis"):
         entry_of("analysys")
 

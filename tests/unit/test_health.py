@@ -28,3 +28,11 @@ def test_failures_in_a_row_let_it_try_one_job() -> None:
     assert "3 failures in a row; the last: it broke" == health.word(0.0, trying=False)
     assert "waiting for one job" in health.word(10.0, trying=True)
     assert "" == health.word(10.0, trying=False)
+
+
+def test_it_never_rests_longer_than_the_longest_rest_however_often_it_fails() -> None:
+    health = Health()
+    for number in range(2000):
+        health.fail(f"batch {number}", "it broke", 0.0)
+        health.wait("full", 0.0)
+    assert 300.0 == health.retry_s

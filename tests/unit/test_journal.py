@@ -199,7 +199,7 @@ def test_a_full_disk_costs_the_journal_and_not_the_cluster(
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "KEEP_LIVES", 50)
+    monkeypatch.setattr(journal, "KEEP", 100)
     kept = Journal()
     for at_s in range(100):
         kept.append(replace(record(at_s, {Phase.READY: 9}, events=[str(at_s)]), number=at_s))

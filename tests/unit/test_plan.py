@@ -243,3 +243,16 @@ def test_a_target_that_breaks_its_contract_is_refused(pools, word):
 def test_a_target_that_keeps_its_contract_is_passed_on():
     target = want(3)
     assert target is checked(target, view_of(snapshot()))
+
+
+@pytest.mark.parametrize(("ago_s", "asked"), [(1.0, ["1"]), (4.9, ["1"]), (5.1, ["0", "1"])])
+def test_a_job_that_refused_its_drain_is_left_alone_for_a_while(ago_s: float, asked: list[str]) -> None:
+    refused = life(0, Phase.READY, ready_s=NOW_S - 100, since_s=NOW_S - ago_s)
+    other = life(1, Phase.READY, ready_s=NOW_S - 50, since_s=NOW_S - 50)
+    plan = make_plan(snapshot(refused, other, members=[0, 1]), want(0, firm=True))
+    assert asked == sorted(given_up(plan))
+
+
+def test_where_all_refused_nobody_is_asked() -> None:
+    lives = [life(i, Phase.READY, ready_s=NOW_S - 100, since_s=NOW_S - 1) for i in range(3)]
+    assert Plan().retires == make_plan(snapshot(*lives, members=[0, 1, 2]), want(0, firm=True)).retires

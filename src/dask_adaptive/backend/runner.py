@@ -52,7 +52,7 @@ class Runner(Protocol):
         ...
 
     async def remove(self, path: str) -> None:
-        """Remove a folder with all that is in it; not there is no error."""
+        """Remove a file, or a folder with all that is in it; not there is no error."""
         ...
 
     async def aclose(self) -> None:
@@ -148,7 +148,10 @@ def _place(path: str, text: str) -> Path:
 
 
 def _remove(path: str) -> None:
-    shutil.rmtree(Path(path).expanduser(), ignore_errors=True)
+    place = Path(path).expanduser()
+    shutil.rmtree(place, ignore_errors=True)  # does nothing to a file
+    with suppress(OSError):
+        place.unlink()
 
 
 def _tail(path: str, limit_bytes: int) -> str:

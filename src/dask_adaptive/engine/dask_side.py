@@ -104,6 +104,8 @@ class DaskEngine:
         self.address = address
         self.name = f"dask-adaptive-{key}"
         self.notice = ""
+        self.ousted = False
+        """Whether another controller has taken over: what is there is no longer ours to end."""
         self.lost = ""
         self._worker_key = worker_key
         self._config: dict[str, Any] = {
@@ -282,7 +284,8 @@ class DaskEngine:
         if not self._registered:
             return False
         owner = await self._call(f"{self.name}-owner", self._timeout_s)
-        if owner not in (None, self._config["token"]):
+        self.ousted = owner not in (None, self._config["token"])
+        if self.ousted:
             raise EngineError(f"another controller took over {self.name} at {self.address}")
         return owner is not None
 

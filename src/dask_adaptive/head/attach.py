@@ -111,6 +111,8 @@ class HeadCluster(DaskCluster):
         self.status = Status.running
 
     async def _ask(self, call: str, **arguments: Any) -> Any:
+        if self.status == Status.closed:
+            raise ConfigError(f"this connection was closed; connect({self._where.name!r}) makes another")
         return await ask_through(self.scheduler_comm, call, **arguments)
 
     async def _follow(self) -> None:

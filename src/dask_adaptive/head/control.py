@@ -17,6 +17,7 @@ from distributed.core import rpc
 from distributed.security import Security
 
 from dask_adaptive.cluster import Cluster
+from dask_adaptive.description import Description
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError, PolicyError, nearest
 from dask_adaptive.journal import lines_of
 from dask_adaptive.model import ALIVE, Record
@@ -130,7 +131,11 @@ class Control:
         """As ``Cluster.adapt``; a policy is given by its name, and the budget of the head stays what it is."""
         if self.budget is not None and "budget" not in options:
             options["budget"] = self.budget = _left(self.budget, self._record)
-        return repr(self.cluster.adapt(**options))
+        adaptive = self.cluster.adapt(**options)
+        said = {key: options[key] for key in ("policy", "target_duration", "time_value") if key in options}
+        chosen = Description(**said)
+        top = " workers or more" if adaptive.maximum is None else f" to {adaptive.maximum} workers"
+        return f"policy {chosen.policy_name}, {adaptive.minimum}{top}"
 
     def end(self, why: str = "asked to") -> dict[str, Any]:
         """End every job, the scheduler and the head."""

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from dask_adaptive.alerts import Alerts, Event, hooks_of
@@ -17,10 +18,10 @@ from dask_adaptive.description import Description
 from dask_adaptive.errors import AdaptiveError, BackendError, ConfigError, EngineError
 from dask_adaptive.head.control import ask
 from dask_adaptive.head.orphans import clear, end_jobs
-from dask_adaptive.head.state import Entry, Running, Setup, Standing
+from dask_adaptive.head.state import Entry, Running, Setup, Standing, claim
 from dask_adaptive.model import JobId, JobState
 from dask_adaptive.options import backends_of
-from dask_adaptive.owners import owners
+from dask_adaptive.owners import owner_of, owners
 
 __all__ = [
     "clean",
@@ -69,7 +70,8 @@ async def down(entry: Entry, *, say: Callable[[str], None], timeout_s: float = E
     Raises
     ------
     AdaptiveError
-        If something of it may be left; its entry stays then, so that it can be tried again.
+        If something of it may be left; its entry stays then, so that it can be tried again. A head that ended in order
+        had no job left: a manager that cannot be asked whether that is so is a note.
     """
     running, setup = entry.running(), entry.setup()
     notes: list[str] = []
@@ -88,8 +90,26 @@ async def down(entry: Entry, *, say: Callable[[str], None], timeout_s: float = E
     if entry.folder.exists():
         notes += await reap(entry, tells=False)
     elif setup is not None:
-        notes += await clean(described_in(setup), _keys(setup, running), patience_s=PATIENCE_S)
+        notes += await _looked_after(entry, setup, running)
     return notes
+
+
+async def _looked_after(entry: Entry, setup: Setup, running: Running | None) -> list[str]:
+    """Look whether the managers show nothing either, after a head that ended in order.
+
+    Where they do and it cannot be helped, the head has its entry again.
+    """
+    keys = _keys(setup, running)
+    vouched = running is not None and owner_of(running.key) is None  # what a head leaves has an owner still
+    try:
+        return await clean(described_in(setup), keys, patience_s=PATIENCE_S, vouched=vouched)
+    except AdaptiveError as error:
+        with suppress(ConfigError):  # somebody else has the name by now
+            again = claim(entry.name)
+            again.write(setup)
+            if running is not None:
+                again.write(replace(running, address="", failed=str(error)))
+        raise
 
 
 def _keys(setup: Setup, running: Running | None) -> list[str]:
@@ -104,6 +124,8 @@ async def _gone(entry: Entry, running: Running, timeout_s: float) -> bool:
         if not entry.folder.exists() and (not running.process.here or not running.process.alive):
             return True
         if running.process.here and not running.process.alive:
+            return True
+        if running.failed and not running.process.here:
             return True
         if waited_s >= timeout_s:
             return False
@@ -229,12 +251,14 @@ async def reap(entry: Entry, *, tells: bool = True) -> Sequence[str]:
 
     Raises
     ------
+    ConfigError
+        If the head is alive.
     AdaptiveError
-        If the head is alive, or a manager cannot be asked or still shows something; the entry stays.
+        If a manager cannot be asked or still shows something; the entry stays.
     """
     setup, running = entry.setup(), entry.running()
     if running is not None and running.process.here and running.process.alive:
-        raise AdaptiveError(f"cluster {entry.name!r} runs; `dask adaptive down {entry.name}` ends it")
+        raise ConfigError(f"it runs; `dask adaptive down {entry.name}` ends it")
     notes: list[str] = []
     keys = _keys(setup, running) if setup is not None else []
     for owner in owners():
@@ -256,14 +280,17 @@ def _tell_of(name: str, description: Description, notes: Sequence[str]) -> None:
         alerts.close()
 
 
-async def clean(description: Description, keys: Sequence[str], *, patience_s: float = 0.0) -> list[str]:
+async def clean(
+    description: Description, keys: Sequence[str], *, patience_s: float = 0.0, vouched: bool = False
+) -> list[str]:
     """Ask every backend that may have jobs with one of these keys, and cancel those that live on after ``patience_s``.
 
-    Returns what had to be cancelled, a sentence each. Raises ``AdaptiveError`` where jobs may be left.
+    Returns what had to be cancelled, a sentence each. Raises ``AdaptiveError`` where jobs may be left; ``vouched`` as
+    of ``end_jobs``.
     """
     notes: list[str] = []
     unique = {id(each): each for each in backends_of(description.options).values()}
     for backend in unique.values():
         if not getattr(backend, "ends_with_owner", False):
-            notes += await end_jobs(backend, keys, patience_s=patience_s)
+            notes += await end_jobs(backend, keys, patience_s=patience_s, vouched=vouched)
     return notes

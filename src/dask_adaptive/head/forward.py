@@ -62,6 +62,8 @@ class Far:
 
 def is_far(word: str) -> bool:
     """Whether this names a head elsewhere: ``user@host:NAME``, ``host:NAME``."""
+    if not isinstance(word, str):
+        raise ConfigError(f"a cluster is named by a word, or as 'user@host:NAME', not {word!r}")
     return ":" in word
 
 

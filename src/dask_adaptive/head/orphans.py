@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from dask_adaptive.backend.contracts import Backend, Keeping
-from dask_adaptive.errors import AdaptiveError, BackendError
+from dask_adaptive.errors import AdaptiveError, BackendError, ConfigError
 from dask_adaptive.head.state import entries
 from dask_adaptive.model import JobId, JobState
 from dask_adaptive.owners import Owner, forget, owners
@@ -54,16 +54,18 @@ async def reap_orphan(owner: Owner) -> Sequence[str]:
 
     Raises
     ------
+    ConfigError
+        If the owner lives or is on another machine.
     AdaptiveError
-        If the owner lives or is on another machine, or a manager cannot be asked or still shows something.
+        If a manager cannot be asked or still shows something.
     """
     process = owner.process
     if not process.here:
-        raise AdaptiveError(
+        raise ConfigError(
             f"it belongs to process {process.pid} on {process.host}; `dask adaptive reap` there knows more"
         )
     if process.alive:
-        raise AdaptiveError(f"it belongs to process {process.pid}, which runs; its close() ends it")
+        raise ConfigError(f"it belongs to process {process.pid}, which runs; its close() ends it")
     return await clear(owner)
 
 
@@ -79,32 +81,38 @@ async def clear(owner: Owner) -> Sequence[str]:
     return notes
 
 
-async def end_jobs(backend: Backend, keys: Collection[str], *, patience_s: float = 0.0) -> list[str]:
+async def end_jobs(
+    backend: Backend, keys: Collection[str], *, patience_s: float = 0.0, vouched: bool = False
+) -> list[str]:
     """Cancel the jobs with one of these keys that live on after ``patience_s``, and close the backend.
 
     Returns what had to be cancelled, a sentence each. Raises ``AdaptiveError`` where jobs may be left; what they read
-    stays then.
+    stays then. ``vouched``: their owner said that none is left; its word is taken where the manager cannot be asked.
     """
     notes = []
+    seen: set[JobId] = set()
     try:
         for key in keys:
-            count = await within(QUIET_END_S, _emptied(backend, key, patience_s))
+            count = await within(QUIET_END_S, _emptied(backend, key, patience_s, seen))
             notes += [f"jobs of {backend.name} that had to be cancelled: {count}"] if count else []
     except BaseException as error:
         await getattr(backend, "leave", backend.aclose)()
         if not isinstance(error, BackendError | asyncio.TimeoutError):
             raise
+        if vouched and not seen:
+            return [f"{backend.name} could not be asked; the head had no job left"]
         words = str(error) or f"jobs are left after {QUIET_END_S:g} s"
         raise AdaptiveError(f"{backend.name} may still have jobs of this cluster: {words}") from error
     await backend.aclose()
     return notes
 
 
-async def _emptied(backend: Backend, key: str, patience_s: float) -> int:
+async def _emptied(backend: Backend, key: str, patience_s: float, seen: set[JobId]) -> int:
     """Look until the manager shows no living job of this key any more; how many had to be cancelled."""
     told: set[JobId] = set()
     begun_s = time.monotonic()
     while alive := {job.id for job in await backend.jobs(key) if job.state is not JobState.ENDED}:
+        seen |= alive
         if alive - told and time.monotonic() - begun_s >= patience_s:
             await backend.cancel(alive)
             told |= alive

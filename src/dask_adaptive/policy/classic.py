@@ -60,7 +60,8 @@ class Fixed:
         for name in jobs:
             if name not in names:
                 raise PolicyError(f"no pool {name!r}; {nearest(name, names)}")
-        return Target({pool.pool.name: _fixed(pool, jobs) for pool in view.pools}), past
+        impossible = demands(view.load, view.pools, within_s=1.0, unknown_s=1.0).impossible
+        return Target({pool.pool.name: _fixed(pool, jobs) for pool in view.pools}, impossible=impossible), past
 
 
 def _fixed(pool: PoolView, jobs: Mapping[str, int]) -> Want:
@@ -249,11 +250,15 @@ def _tasks(demand: Demand) -> str:
     return count(math.ceil(demand.tasks - 1e-9), "task") if demand.tasks else "no task"
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _check_above(name: str, value: float, bound: float) -> None:
-    if not (value > bound and math.isfinite(value)):
+    if not _is_number(value) or not (value > bound and math.isfinite(value)):
         raise ConfigError(f"{name} is a number above {bound:g}, not {value!r}")
 
 
 def _check_share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
+    if not _is_number(value) or not 0 < value <= 1:
         raise ConfigError(f"{name} is a part of the memory limit, above 0 and at most 1, not {value!r}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 from dask_adaptive.model import Past, Target, View
 
-__all__ = ["FRESH", "Policy"]
+__all__ = ["FRESH", "Policy", "not_plain"]
 
 FRESH: Past = {}
 """The past of a policy that has not decided yet."""
@@ -37,3 +38,18 @@ class Policy(Protocol):
             If the policy cannot decide; the controller then keeps every pool as it is.
         """
         ...
+
+
+def not_plain(value: object) -> object:
+    """The first thing in a past that JSON cannot carry, or whose type it would not keep; None if there is none."""
+    kind = type(value)
+    if value is None or kind in (str, int, float, bool):
+        return None
+    if kind is dict:
+        keys, inner = list(value), list(value.values())  # type: ignore[attr-defined, call-overload]
+        return next((key for key in keys if type(key) is not str), _first_odd(inner))
+    return _first_odd(value) if kind in (list, tuple) else value  # type: ignore[arg-type]
+
+
+def _first_odd(values: Iterable[object]) -> object:
+    return next((odd for each in values if (odd := not_plain(each)) is not None), None)

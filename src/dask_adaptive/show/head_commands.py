@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,22 @@ import click
 
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
 
-__all__ = ["COMMANDS", "settings_of"]
+__all__ = ["COMMANDS", "Finite", "settings_of"]
 
 _FILE = click.Path(dir_okay=False, exists=True, path_type=Path)
 _JSON = click.option("--json", "as_json", is_flag=True, help="For programs.")
 _NAME = click.argument("name", required=False)
+
+
+class Finite(click.FloatRange):
+    """A number within bounds; NaN, which no comparison refuses, and infinity are none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; one sentence where it is none."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
 
 
 def _examples(*commands: str) -> str:
@@ -53,13 +65,11 @@ def _examples(*commands: str) -> str:
 @click.option("--maximum", type=click.IntRange(1), help="Never more workers.  [default: 10 jobs]")
 @click.option("--policy", metavar="NAME", help="When and how many; see `dask adaptive policies`.")
 @click.option("--target-duration", metavar="TIME", help='Work is to be done within, such as "5s".')
-@click.option("--budget", type=click.FloatRange(0), metavar="HOURS", help="Worker-hours that may be spent.")
+@click.option("--budget", type=Finite(0), metavar="HOURS", help="Worker-hours that may be spent.")
 @click.option("--idle-timeout", metavar="TIME", help="End when nothing was done or held for so long.")
 @click.option("--head", type=click.Choice(["here", "job"]), help="In the background, or as a job.  [default: here]")
 @click.option("--dashboard/--no-dashboard", default=None, help="Whether Dask's dashboard is served.  [default: yes]")
-@click.option(
-    "--wait", "wait_s", type=click.FloatRange(0), default=0.0, metavar="SECONDS", help="Give up after so long."
-)
+@click.option("--wait", "wait_s", type=Finite(0), default=0.0, metavar="SECONDS", help="Give up after so long.")
 @_JSON
 def up(name: str | None, as_json: bool, wait_s: float, **flags: Any) -> None:
     """Start cluster NAME, which lives on when this shell is gone."""
@@ -148,12 +158,18 @@ def status(name: str | None, watch: bool, as_json: bool) -> None:
     if watch and not as_json:
         _watch(name)
         return
-    while True:
-        about = _ask(name, "status")
-        _print(about, indent=None if watch else 2) if as_json else _show(about)
-        if not watch:
-            return
-        time.sleep(1.0)
+    with _until_ctrl_c(watch):
+        while True:
+            about = _ask(name, "status")
+            _print(about, indent=None if watch else 2) if as_json else _show(about)
+            if not watch:
+                return
+            time.sleep(1.0)
+
+
+def _until_ctrl_c(goes_on: bool) -> AbstractContextManager[Any]:
+    """What goes on until ctrl-C ends well with it."""
+    return suppress(KeyboardInterrupt) if goes_on else nullcontext()
 
 
 def _show(about: Mapping[str, Any]) -> None:
@@ -203,16 +219,17 @@ def explain(name: str | None) -> None:
 def events(name: str | None, follow: bool, as_json: bool) -> None:
     """Say what happened in cluster NAME: decisions with their reasons, and what became of them."""
     name, after = _one(name), 0
-    while True:
-        found = _ask(name, "events", after=after)
-        after = max([after, *(event["number"] for event in found)])
-        if as_json and not follow:
-            _print(found)
-        for event in found if follow or not as_json else ():
-            _print(event, indent=None) if as_json else click.echo(f"{_clock(event['at_s'])}  {event['text']}")
-        if not follow:
-            return
-        time.sleep(1.0)
+    with _until_ctrl_c(follow):
+        while True:
+            found = _ask(name, "events", after=after)
+            after = max([after, *(event["number"] for event in found)])
+            if as_json and not follow:
+                _print(found)
+            for event in found if follow or not as_json else ():
+                _print(event, indent=None) if as_json else click.echo(f"{_clock(event['at_s'])}  {event['text']}")
+            if not follow:
+                return
+            time.sleep(1.0)
 
 
 @click.command(epilog=_examples("logs work", "logs --cluster work xk2fa81b.0"))
@@ -223,13 +240,26 @@ def logs(job: str | None, name: str | None) -> None:
     from dask_adaptive.head import end
     from dask_adaptive.head.state import entries, entry_of
 
-    if job is not None and name is None and job in {entry.name for entry in entries()}:
+    known = [entry.name for entry in entries()] if job is not None and name is None else []
+    if job in known:
         job, name = None, job
     name = _one(name)
-    if job is not None:
-        click.echo(_ask(name, "log", job=job), nl=False)
+    if job is None:
+        click.echo(asyncio.run(end.head_log(entry_of(name))), nl=False)
         return
-    click.echo(asyncio.run(end.head_log(entry_of(name))), nl=False)
+    try:
+        click.echo(_ask(name, "log", job=job), nl=False)
+    except ConfigError as error:
+        raise _neither(name, job, known, error) if known else error from None
+
+
+def _neither(name: str, job: str, known: Sequence[str], error: ConfigError) -> ConfigError:
+    """A word that may have been meant as a job or as a cluster, and is none."""
+    about, _, jobs = str(error).rpartition("known: ")
+    if not about.startswith("unknown job"):
+        return error
+    sentence = f"cluster {name!r} has no job {job!r}, and there is no cluster of that name"
+    return ConfigError(f"{sentence}; known clusters: {', '.join(known)}; known jobs: {jobs}")
 
 
 @click.command(epilog=_examples("dashboard work", "dashboard work --open", "dashboard user@login.example.org:work"))
@@ -250,8 +280,9 @@ def dashboard(name: str | None, opens: bool, as_json: bool) -> None:
         _print({"dashboard": where.dashboard}) if as_json else click.echo(where.dashboard)
         if opens:
             webbrowser.open(where.dashboard)
-        while where.forwarded:
-            time.sleep(1.0)
+        with _until_ctrl_c(where.forwarded):
+            while where.forwarded:
+                time.sleep(1.0)
     finally:
         where.let_go()
 
@@ -262,14 +293,17 @@ def dashboard(name: str | None, opens: bool, as_json: bool) -> None:
 @click.command(epilog=_examples("scale work 4", "scale work 2 --pool gpu", "scale work 64 --cores"))
 @click.argument("name")
 @click.argument("size", type=click.IntRange(0))
-@click.option("--jobs", "unit", flag_value="jobs", help="SIZE is in jobs.")
-@click.option("--cores", "unit", flag_value="cores", help="SIZE is in threads.")
+@click.option("--jobs", is_flag=True, help="SIZE is in jobs.")
+@click.option("--cores", is_flag=True, help="SIZE is in threads.")
 @click.option("--pool", metavar="NAME", help="The pool; the others stay as they are.  [default: the first one]")
-def scale(name: str, size: int, unit: str | None, pool: str | None) -> None:
+def scale(name: str, size: int, jobs: bool, cores: bool, pool: str | None) -> None:
     """Give cluster NAME a fixed SIZE in workers. This ends adaptive scaling."""
+    if jobs and cores:
+        raise ConfigError("is SIZE in jobs or in threads? Give --jobs or --cores, not both")
     where = {} if pool is None else {"pool": pool}
-    _ask(name, "scale", **{unit or "n": size}, **where)
-    click.echo(f"cluster {name}: {size} {unit or 'workers'}, fixed")
+    unit = "jobs" if jobs else "cores" if cores else "workers"
+    _ask(name, "scale", **{"n" if unit == "workers" else unit: size}, **where)
+    click.echo(f"cluster {name}: {size} {unit}, fixed")
 
 
 @click.command(epilog=_examples("adapt work --maximum 20", "adapt work --minimum 2 --maximum 2 --policy doubling"))
@@ -278,7 +312,7 @@ def scale(name: str, size: int, unit: str | None, pool: str | None) -> None:
 @click.option("--maximum", type=click.IntRange(1), help="Never more workers.")
 @click.option("--policy", metavar="NAME", help="When and how many; see `dask adaptive policies`.")
 @click.option("--target-duration", metavar="TIME", help='Work is to be done within, such as "5s".')
-@click.option("--budget", type=click.FloatRange(0), metavar="HOURS", help="Worker-hours that may be spent from now on.")
+@click.option("--budget", type=Finite(0), metavar="HOURS", help="Worker-hours that may be spent from now on.")
 def adapt(name: str, **options: Any) -> None:
     """Let a policy choose the size of cluster NAME from now on."""
     said = _ask(name, "adapt", **{key: value for key, value in options.items() if value is not None})
@@ -305,6 +339,8 @@ def down(names: Sequence[str], everything: bool, as_json: bool) -> None:
         _note(f"cluster {name} is ending its jobs")
     found = entries() if everything else [entry_of(name) for name in names if not is_far(name)]
     _each([entry.name for entry in found], lambda at: end.down(found[at], say=_note), "ended", as_json)
+    if everything and not found and not as_json:
+        click.echo("no clusters")
 
 
 @click.command(epilog=_examples("reap", "reap work", "reap --backend slurm"))
@@ -369,19 +405,20 @@ def _heads_with(backend: str | None) -> list[Any]:
 
 def _each(names: Sequence[str], work: Callable[[int], Any], done: str, as_json: bool) -> None:
     """Do it to each cluster; one that fails does not keep the others from it."""
-    rows, failed = [], []
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, bool] = {}  # each sentence, and whether it tells of what cannot be
     for at, name in enumerate(names):
         try:
             notes = list(asyncio.run(work(at)))
         except AdaptiveError as error:
-            failed.append(f"cluster {name}: {error}")
+            failed[f"cluster {name}: {error}"] = isinstance(error, ConfigError)
             continue
         rows.append({"name": name, "notes": notes})
         _echo([] if as_json else ["; ".join([f"cluster {name} {done}", *notes])])
     if as_json:
         _print(rows)
     if failed:
-        raise AdaptiveError("; ".join(failed))
+        raise (ConfigError if all(failed.values()) else AdaptiveError)("; ".join(failed))
 
 
 # --- asking and showing ------------------------------------------------------------------------------------------

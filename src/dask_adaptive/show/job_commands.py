@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dask_adaptive.errors import ConfigError
+from dask_adaptive.show.head_commands import Finite, settings_of
 
 if TYPE_CHECKING:
     from dask_adaptive.description import Description
@@ -46,7 +47,6 @@ def _read(backend: str | None, config: Path | None, pool: str | None, **flags: A
     """The cluster that was described, and the pool of it that is meant."""
     from dask_adaptive.config import check_keys
     from dask_adaptive.description import flagged, read
-    from dask_adaptive.show.head_commands import settings_of
 
     said = {**settings_of(flags.pop("settings")), **{key: value for key, value in flags.items() if value is not None}}
     if backend is not None:
@@ -88,7 +88,7 @@ Examples:
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(1),
+    type=Finite(1),
     default=300.0,
     show_default=True,
     metavar="SECONDS",
@@ -115,6 +115,8 @@ def doctor(context: click.Context, /, job: bool, timeout_s: float, as_json: bool
     findings = asyncio.run(look())
     if as_json:
         click.echo(json.dumps(findings, indent=2))
+    elif not findings:
+        click.echo(f"nothing to look at for backend {description.options[pool].backend} without a job")
     if not all(finding["good"] for finding in findings):
         context.exit(1)
 
