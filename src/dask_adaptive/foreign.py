@@ -119,6 +119,7 @@ class ForeignCluster:
         self._settled = False
         self._starts = deque(() if startup is None else startup.start_s, maxlen=32)
         self._reluctant: dict[str, float] = {}
+        self._handed: dict[str, tuple[Any, ...]] = {}
         self._growing = 0
         self._trouble, self._retry_s, self._failures = "", 0.0, 0
         self._operations = Operations()
@@ -178,6 +179,7 @@ class ForeignCluster:
         gone = [life for name, life in self._lives.items() if name not in jobs and life.phase not in LEAVING]
         for life in gone:
             del self._lives[life.name]
+            self._handed.pop(life.name, None)
         asked = [life for life in reversed(gone) if not life.served]
         for name in [name for name in jobs if name not in self._lives]:
             life = asked.pop() if asked else _begun(name, now_s)
@@ -220,7 +222,7 @@ class ForeignCluster:
         """Nothing more is started for a while: 1 s after the first failure, then twice as long each time, to 5 min."""
         if now_s >= self._retry_s:
             self._failures += 1
-            self._retry_s = now_s + min(300.0, 2.0 ** (self._failures - 1))
+            self._retry_s = now_s + min(300.0, 2.0 ** min(self._failures - 1, 16))
         self._trouble = f"a job did not start: {' '.join(why.split())}"
         if self._trouble not in self._events:
             self._events.append(self._trouble)
@@ -267,9 +269,12 @@ class ForeignCluster:
         idle: dict[str, tuple[Any, ...]] = {}
         for retire in retires:
             life = self._lives.get(retire.job)
-            if life is None or life.phase is not Phase.READY:
+            if life is None or life.phase is Phase.DRAINING:
                 continue
-            self._lives[life.name] = lives.draining(life, retire.reason, now_s)
+            leaving = lives.draining(life, retire.reason, now_s)
+            if leaving.phase is not Phase.DRAINING:
+                continue
+            self._lives[life.name] = leaving
             if retire.busy:
                 self._drain({life.name: self._handles(life.name)}, busy=True)
             else:
@@ -301,7 +306,10 @@ class ForeignCluster:
         return self._side.handles(self._load.members.get(name, ()))
 
     def _release(self, jobs: Mapping[str, tuple[Any, ...]]) -> None:
-        for names, work in self._side.release(jobs):
+        """Hand these to the cluster. Once workers are closed nothing shows their handles any more, so they are kept."""
+        for name, handles in jobs.items():
+            self._handed[name] = handles or self._handed.get(name, ())
+        for names, work in self._side.release({name: self._handed[name] for name in jobs}):
             self._operations.begin(work, partial(self._released, names))
 
     def _released(self, names: Sequence[str], outcome: object, now_s: float) -> None:  # noqa: ARG002
@@ -312,6 +320,7 @@ class ForeignCluster:
             return
         for name in names:
             self._lives.pop(name, None)
+            self._handed.pop(name, None)
 
 
 def _begun(name: str, now_s: float) -> Life:

@@ -73,6 +73,22 @@ class _Lane:
     asked_s: float = float("-inf")
     stale: str = ""
     extra: dict[JobId, Job] = field(default_factory=dict)
+    told: dict[JobId, float] = field(default_factory=dict)
+    """When an extra job may be told to end again."""
+
+
+async def _closed(backend: Backend) -> str:
+    """Why a backend could not be closed, else an empty text: one that fails does not keep the others open."""
+    try:
+        await backend.aclose()
+    except Exception as error:  # noqa: BLE001  somebody else's backend may raise anything
+        return f"backend {backend.name!r} could not be closed: {str(error) or type(error).__name__}"
+    return ""
+
+
+def _given_up(life: Life) -> bool:
+    """Whether not all of its workers registered in time."""
+    return life.phase is Phase.DRAINING or (life.phase is Phase.ENDING and life.told and not life.served)
 
 
 class Jobs:
@@ -215,7 +231,7 @@ class Jobs:
             self._learn(life)
         elif life.phase is Phase.FAILED and was.phase is not Phase.WANTED:
             self._failed(life, now_s)
-        elif life.phase is Phase.ENDING and life.told and not life.served and was.phase is Phase.STARTING:
+        elif was.phase is Phase.STARTING and _given_up(life):
             self._health[life.pool].fail(_tag(life), life.reason, now_s)
 
     def _learn(self, life: Life) -> None:
@@ -324,12 +340,19 @@ class Jobs:
             jobs: dict[str, list[str]] = {}
             for retire in retires:
                 life = self._lives.get(retire.job)
-                if retire.busy is busy and life is not None and life.phase is Phase.READY:
+                if retire.busy is not busy or life is None:
+                    continue
+                leaving = lives.draining(life, retire.reason, now_s)
+                if leaving.phase is Phase.DRAINING and life.phase is not Phase.DRAINING:
                     jobs[life.name] = [member.address for member in self._addresses(life.name)]
-                    self._put(lives.draining(life, retire.reason, now_s), now_s)
-            if jobs:
-                wait_s = max(self.setups[self._lives[job].pool].timeouts.drain_s for job in jobs)
-                self._operations.begin(self._engine.drain(jobs, wait_s, busy=busy), partial(self._drained, tuple(jobs)))
+                    self._put(leaving, now_s)
+            # what is idle goes together, since it has to share out its data; what is busy goes each for itself
+            for part in [{name: each} for name, each in jobs.items()] if busy else [jobs] * bool(jobs):
+                self._drain(part, busy=busy)
+
+    def _drain(self, jobs: Mapping[str, Sequence[str]], *, busy: bool) -> None:
+        wait_s = max(self.setups[self._lives[job].pool].timeouts.drain_s for job in jobs)
+        self._operations.begin(self._engine.drain(jobs, wait_s, busy=busy), partial(self._drained, tuple(jobs)))
 
     def _addresses(self, job: str) -> Sequence[Any]:
         members = self._members
@@ -346,23 +369,37 @@ class Jobs:
                 self._events.append(f"job {name} stays: {refusal}")
                 self._put(lives.kept(life, refusal, now_s), now_s)
             else:
-                startup = self._startups[life.pool]
-                took_s = (*startup.drain_s, now_s - life.since_s)[-SAMPLES:]
-                self._startups[life.pool] = replace(startup, drain_s=took_s)
+                if life.phase is Phase.DRAINING:
+                    startup = self._startups[life.pool]
+                    took_s = (*startup.drain_s, now_s - life.since_s)[-SAMPLES:]
+                    self._startups[life.pool] = replace(startup, drain_s=took_s)
                 self._put(lives.drained(life, now_s + self.setups[life.pool].timeouts.end_s, now_s), now_s)
 
     def _cancel(self, cancels: Sequence[Cancel], now_s: float) -> None:
         told = {cancel.job: cancel.reason for cancel in cancels}
         for lane in self._lanes.values():
+            if lane.cancelling:
+                continue
             mine = [life for life in self._of(lane) if life.name in told and life.id is not None]
-            ids = [life.id for life in mine if life.id is not None] + list(lane.extra)
-            if not ids or lane.cancelling:
+            ids = [life.id for life in mine if life.id is not None] + self._extra(lane, now_s)
+            if not ids:
                 continue
             lane.cancelling = True
             for life in mine:
                 deadline_s = now_s + self.setups[life.pool].timeouts.end_s + lane.backend.lag_s
                 self._put(lives.cancelled(life, told[life.name], deadline_s, now_s), now_s)
             self._operations.begin(lane.backend.cancel(ids), partial(self._told, lane, len(ids)))
+
+    def _extra(self, lane: _Lane, now_s: float) -> list[JobId]:
+        """Jobs that are there twice, as far as they were not told to end a moment ago."""
+        again_s = now_s + max(setup.timeouts.end_s for setup in self.setups.values()) + lane.backend.lag_s
+        alive = [each for each, job in lane.extra.items() if job.state.value != "ending"]
+        due = [each for each in alive if now_s >= lane.told.get(each, now_s)]
+        lane.told = {
+            **{each: at_s for each, at_s in lane.told.items() if each in lane.extra},
+            **dict.fromkeys(due, again_s),
+        }
+        return due
 
     def _told(self, lane: _Lane, count: int, outcome: object, now_s: float) -> None:  # noqa: ARG002
         lane.cancelling, lane.due = False, True
@@ -478,8 +515,11 @@ class Jobs:
             )
             await self._some_news(0.2)
         await self._operations.stop()
-        for lane in self._lanes.values():
-            await lane.backend.aclose()
+        failed = [why for lane in self._lanes.values() if (why := await _closed(lane.backend))]
+        return (*failed, *self._may_be_left(left))
+
+    @staticmethod
+    def _may_be_left(left: Collection[Life]) -> tuple[str, ...]:
         return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
 
     async def leave(self) -> None:

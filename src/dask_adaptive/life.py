@@ -12,6 +12,8 @@
   refused (DRAINING to READY), a cancel without effect (ENDING to READY, when the workers of a job that never served
   register), a requeued job (STARTING, READY or ENDING to QUEUED, once none of its workers is registered, and if nobody
   told it to end), and a job that reappears after it was believed gone (GONE to what the manager shows).
+* A job of which only a part of the workers registered in time is drained, never cut off (STARTING to DRAINING); if that
+  is refused it serves with what it has (READY).
 * A job is GONE only when the manager says that it ended, or when complete lists have not shown it for as long as those
   lists may lag, and none of its workers is registered.
 """
@@ -47,7 +49,7 @@ ALLOWED: Mapping[Phase, frozenset[Phase]] = {
     W: frozenset({S, Q, T, R, F, U}),
     S: frozenset({Q, T, R, E, G, F}),
     Q: frozenset({T, R, E, G, F}),
-    T: frozenset({Q, R, E, G, F}),
+    T: frozenset({Q, R, D, E, G, F}),
     R: frozenset({Q, D, E, G, F}),
     D: frozenset({R, E, G}),
     E: frozenset({Q, R, G}),
@@ -58,6 +60,9 @@ ALLOWED: Mapping[Phase, frozenset[Phase]] = {
 """Every transition that there is."""
 
 _OVER = (G, F)
+
+MOVED_S = 60.0
+"""What the manager says of the end of a job is taken again if it differs by more than this."""
 
 
 def _move(life: Life, phase: Phase, now_s: float, **news: Any) -> Life:
@@ -96,8 +101,10 @@ def registered(life: Life, present: int, workers: int, now_s: float) -> Life:
     arrives = present >= workers and (late or life.phase in (W, S, Q, T, U, *_OVER))
     if present == life.present and not arrives:
         return life
-    lost = life.served and present < workers
+    serves = life.served or life.phase is R  # a part of them may be all that ever came
+    lost = serves and present < workers
     news: dict[str, Any] = {"present": present, "lost_s": life.lost_s or now_s if lost else 0.0}
+    news["served"] = life.served or (life.phase is R and present >= workers)
     if arrives:
         news |= {"served": True, "ready_s": now_s, "running_s": life.running_s or now_s, "missing_s": 0.0, "reason": ""}
         return _move(life, R, now_s, **news, told=life.told and not late)
@@ -122,8 +129,10 @@ def _seen(life: Life, job: Job, now_s: float) -> Life:
     news: dict[str, Any] = {"listed": True, "missing_s": 0.0, "id": job.id}
     if job.exit_code is not None:
         news["exit_code"] = job.exit_code
-    if job.left_s is not None and not life.ends_s and job.state is JobState.RUNNING:
-        news["ends_s"] = now_s + job.left_s
+    if job.left_s is not None and job.state is JobState.RUNNING:
+        ends_s = now_s + job.left_s
+        if not life.ends_s or abs(ends_s - life.ends_s) > MOVED_S:  # a limit that was changed, a machine that slept
+            news["ends_s"] = ends_s
     return replace(life, **news) if any(getattr(life, k) != v for k, v in news.items()) else life
 
 
@@ -193,12 +202,15 @@ def expired(life: Life, now_s: float) -> Life:
 
 def draining(life: Life, reason: str, now_s: float) -> Life:
     """Dask is asked to take its workers out of service."""
-    return _move(life, D, now_s, reason=reason) if life.phase is R else life
+    partly = life.phase is T and life.present
+    return _move(life, D, now_s, reason=reason) if life.phase is R or partly else life
 
 
 def kept(life: Life, reason: str, now_s: float) -> Life:
-    """The drain was refused; the job serves on."""
-    return _move(life, R, now_s, reason=reason) if life.phase is D else life
+    """The drain was refused; the job serves on, perhaps with a part of its workers."""
+    if life.phase is not D:
+        return life
+    return _move(life, R, now_s, reason=reason, lost_s=life.lost_s if life.served else now_s)
 
 
 def drained(life: Life, deadline_s: float, now_s: float) -> Life:

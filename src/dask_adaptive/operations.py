@@ -21,6 +21,7 @@ class Operations:
         self.wake: Callable[[str], None] = lambda _: None
         self._news: deque[Callable[[float], None]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     def begin(self, work: Awaitable[Any], done: Done) -> None:
         """Start ``work``; ``done`` hears of its outcome when news are settled."""
@@ -29,10 +30,13 @@ class Operations:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, work: Awaitable[Any], done: Done) -> None:
+        outcome: object
         try:
             outcome = await work
         except asyncio.CancelledError:
-            raise
+            if self._stopped:
+                raise
+            outcome = RuntimeError("it was cancelled, and not by us")
         except Exception as error:  # noqa: BLE001  somebody else's backend or cluster may raise anything
             outcome = error
         self._news.append(partial(done, outcome))
@@ -50,6 +54,7 @@ class Operations:
 
     async def stop(self) -> None:
         """Cancel what is in flight."""
+        self._stopped = True
         while tasks := [task for task in self._tasks if not task.done()]:
             for task in tasks:
                 task.cancel()  # more than once: before Python 3.12 ``wait_for`` may lose it

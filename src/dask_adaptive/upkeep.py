@@ -26,7 +26,7 @@ def overdue(snapshot: Snapshot) -> Plan:
             continue
         state = snapshot.pools[life.pool]
         reason = "" if state.stale else _why(life, state.timeouts, snapshot.at_s)
-        if reason and life.phase is ready and life.present:
+        if reason and life.phase in (ready, Phase.STARTING) and life.present:
             retires.append(Retire(life.name, reason, busy=True))
         elif reason:
             cancels.append(Cancel(life.name, reason))
@@ -35,7 +35,8 @@ def overdue(snapshot: Snapshot) -> Plan:
 
 def _why(life: Life, timeouts: Timeouts, now_s: float) -> str:
     if life.phase is Phase.STARTING and now_s - life.running_s > timeouts.start_s:
-        return f"its workers did not register within {timeouts.start_s:g} s of its start"
+        came = f"only {life.present} of its workers registered" if life.present else "its workers did not register"
+        return f"{came} within {timeouts.start_s:g} s of its start"
     if life.phase is Phase.READY and now_s - life.lost_s > timeouts.lost_s:
         if not life.present:
             return f"its workers left the scheduler {now_s - life.lost_s:.0f} s ago"

@@ -11,11 +11,12 @@ from typing import Any
 import dask
 import pytest
 from distributed import Client, Scheduler, Worker, secede
-from distributed.core import Status, rpc
+from distributed.core import CommClosedError, Status, rpc
 from distributed.utils_comm import scatter_to_workers
 from tests.waiting import LIMIT_S, until
 
 from dask_adaptive.engine import DaskEngine
+from dask_adaptive.engine.inside.pushes import Pushes
 from dask_adaptive.errors import EngineError
 from dask_adaptive.model import Group, Load, worker_name
 
@@ -373,6 +374,54 @@ async def test_a_worker_that_joins_gets_waiting_tasks_before_work_stealing_has_i
                 assert not RUNS["second"]
             gate("first").set()
             await c.gather(tasks)
+
+
+async def test_who_cannot_be_told_is_not_told_again():
+    class Cut:
+        async def write(self, message: Any) -> None:
+            raise CommClosedError("cut")
+
+    pushes = Pushes()
+    with pytest.raises(CommClosedError):
+        await pushes.watch(Cut(), {}, details=False)
+    assert [] == pushes._listeners
+
+
+async def test_a_clock_that_is_set_back_does_not_silence_pushes(monkeypatch: pytest.MonkeyPatch):
+    words: list[str] = []
+    async with scheduler() as s, engine(s) as one, client(s) as c:
+        one.watch(words.append)
+        await one.start()
+        [inside] = [plugin for name, plugin in s.plugins.items() if name.startswith("dask-adaptive")]
+        inside.pushes._flushed += 3600.0
+        future = c.submit(count, 1)
+        await until(lambda: "graph" in words)
+        del future
+
+
+async def test_work_stealing_that_was_stopped_stays_so():
+    async with scheduler() as s, engine(s) as one, worker(s):
+        await one.start()
+        balanced = []
+        s.extensions["stealing"].balance = lambda: balanced.append(1)
+        await s.extensions["stealing"].stop()
+        [inside] = [plugin for name, plugin in s.plugins.items() if name.startswith("dask-adaptive")]
+        async with worker(s, worker_name("abcdtest.1", 0)):
+            await until(lambda: not inside._share_outs)
+        assert [] == balanced
+
+
+async def test_a_worker_that_comes_back_in_the_middle_of_a_drain_keeps_its_job():
+    async with scheduler() as s, engine(s) as one, client(s) as c, AsyncExitStack() as stack, worker(s) as a:
+        task = c.submit(hold, "first", key="first")
+        await until(lambda: RUNS["first"])
+        drain = asyncio.ensure_future(one.drain({"abcdtest.0": [a.address]}, LIMIT_S, busy=True))
+        await until(lambda: s.workers[a.address].status is Status.closing_gracefully)
+        await stack.enter_async_context(worker(s, worker_name("abcdtest.0", 1)))
+        gate("first").set()
+        assert "a worker of it came back meanwhile" == (await drain)["abcdtest.0"]
+        assert 2 == len(s.workers)
+        await task
 
 
 async def test_workers_are_told_to_a_cluster():

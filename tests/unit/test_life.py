@@ -69,6 +69,7 @@ WAYS: list[tuple[Life, str, Callable[[Life], Life], str]] = [
     (job("starting"), "preempted", shown("queued"), "queued"),
     (job("starting"), "its workers register", registers, "ready"),
     (job("starting"), "told to end", cancels, "ending"),
+    (job("starting", present=1), "a part came in time", lambda life: lives.draining(life, "late", NOW_S), "draining"),
     (job("starting", served=True), "it ended well", shown("ended"), "gone"),
     (job("starting"), "it ended before serving", shown("ended", exit_code=0), "failed"),
     (job("ready", present=0), "preempted", shown("queued"), "queued"),
@@ -222,3 +223,21 @@ def test_any_news_in_any_order_keeps_to_the_table(news: list[Callable[[Life], Li
         assert life.phase is before.phase or life.phase in lives.ALLOWED[before.phase]
         if life.phase in OVER and before.phase in ALIVE:
             assert life.reason, "a job that is over says why"
+
+
+def test_a_job_whose_drain_was_refused_serves_with_the_part_that_came() -> None:
+    half = lives.draining(lives.registered(job("starting"), 1, 2, NOW_S), "late", NOW_S)
+    stays = lives.kept(half, "busy", NOW_S + 1)
+    assert (Phase.READY, False, NOW_S + 1) == (stays.phase, stays.served, stays.lost_s)
+    whole = lives.registered(stays, 2, 2, NOW_S + 2)
+    assert (Phase.READY, True, 0.0) == (whole.phase, whole.served, whole.lost_s)
+
+
+def test_a_job_of_which_nothing_came_is_not_drained() -> None:
+    assert Phase.STARTING is lives.draining(job("starting"), "late", NOW_S).phase
+
+
+@pytest.mark.parametrize(("left_s", "ends_s"), [(600.0, 600.0), (3590.0, 3600.0), (3650.0, 3600.0), (7000.0, 7000.0)])
+def test_the_end_is_taken_again_where_it_moved(left_s: float, ends_s: float) -> None:
+    life = lives.listed(job("ready"), Job(ID, "abcdefgh.0", JobState.RUNNING, left_s=3600.0), 0.0)
+    assert ends_s == lives.listed(life, Job(ID, "abcdefgh.0", JobState.RUNNING, left_s=left_s), 0.0).ends_s

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+from tests.waiting import until
 
 from dask_adaptive.model import Life, Load, Phase, Plan, Pool, PoolState, Snapshot, Timeouts
 from dask_adaptive.operations import Operations
@@ -20,7 +21,8 @@ def reasons(life: Life, **state: object) -> list[str]:
     snapshot = Snapshot(NOW_S, 1.0, Load(NOW_S), {life.name: life}, {"default": pool})
     plan = overdue(snapshot)
     assert all(retire.busy for retire in plan.retires), "whoever is left finishes first"
-    assert len(plan.retires) == (life.phase is Phase.READY and life.present > 0 and plan != Plan())
+    serves = life.phase in (Phase.READY, Phase.STARTING) and life.present > 0
+    assert len(plan.retires) == (serves and plan != Plan())
     return [step.reason for step in (*plan.retires, *plan.cancels)]
 
 
@@ -41,6 +43,11 @@ def test_a_job_that_waits_for_its_turn_or_serves_is_never_overdue(phase: Phase) 
             job(Phase.STARTING, running_s=NOW_S - 120.1),
             job(Phase.STARTING, running_s=NOW_S - 119.9),
             "did not register within 120 s",
+        ),
+        (
+            job(Phase.STARTING, running_s=NOW_S - 120.1, present=1),
+            job(Phase.STARTING, running_s=NOW_S - 119.9, present=1),
+            "only 1 of its workers registered within 120 s",
         ),
         (
             job(Phase.READY, lost_s=NOW_S - 31.0),
@@ -124,3 +131,15 @@ async def test_what_is_in_flight_at_the_end_is_cancelled_and_not_heard() -> None
     await operations.stop()
     operations.settle(0.0)
     assert [] == heard
+
+
+async def test_an_operation_that_was_cancelled_by_somebody_else_is_heard_of() -> None:
+    operations, heard = Operations(), []
+
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    operations.begin(cancelled(), lambda outcome, _: heard.append(outcome))
+    await until(lambda: operations.has_news)
+    operations.settle(0.0)
+    assert ["it was cancelled, and not by us"] == [str(each) for each in heard]

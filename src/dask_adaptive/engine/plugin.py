@@ -177,7 +177,7 @@ class Inside(SchedulerPlugin):
         """
         began = time()
         stealing = self.scheduler.extensions.get("stealing")
-        if stealing is None:
+        if stealing is None or "stealing" not in self.scheduler.periodic_callbacks:  # off, or stopped
             self._share_outs = 0
         elif began >= self._share_next:
             self._share_outs -= 1

@@ -89,6 +89,7 @@ class Drain:
             return
         try:
             while True:
+                self._nobody_came()
                 await self._let_work_end()
                 await self._move_data()
                 if await self._remove():
@@ -100,6 +101,11 @@ class Drain:
             self.refusal = f"{type(error).__name__}: {error}"
         finally:
             await self.drains.restore(self.addresses)
+
+    def _nobody_came(self) -> None:
+        """A nanny may start a worker of the job again in the middle of a drain: then it is no longer what we marked."""
+        if any(address not in self.addresses for address in self.drains.roster.jobs.get(self.job, ())):
+            raise Refused("a worker of it came back meanwhile")
 
     async def _pause(self, seconds: float, late: str) -> None:
         if self.stopped:
@@ -222,6 +228,7 @@ class Drain:
                     ws.address, expected=True, close=True, stimulus_id=f"drained-{time()}"
                 )
                 self.drains.marks.pop(ws.address, None)
+            self._nobody_came()
             return True
         finally:
             await lock.__aexit__(None, None, None)

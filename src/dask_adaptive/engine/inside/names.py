@@ -53,6 +53,7 @@ NAMES = (
     ("prefix", "duration_average", "first guess of a run time"),
     ("stealing", "in_flight", "tasks on the move between workers"),
     ("stealing", "move_task_request", "move a waiting task"),
+    ("scheduler", "periodic_callbacks", "whether work stealing goes on"),
     ("stealing", "balance", "give waiting tasks to workers that just came"),
     ("amm", "add_policy", "move results off a worker"),
     ("amm", "run_once", "the same, at once"),

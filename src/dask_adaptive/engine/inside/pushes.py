@@ -28,9 +28,14 @@ class Pushes:
     async def watch(self, comm: Any, workers: Mapping[str, Any], details: bool) -> Any:
         """Push words, and with ``details`` what workers do, over this connection from now on; ``workers`` first."""
         stream = BatchedSend(interval="2ms")
-        self._listeners.append((stream, details))
+        listener = stream, details
+        self._listeners.append(listener)
         workers = {address: described(ws) for address, ws in workers.items()} if details else {}
-        await comm.write({"workers": workers})  # before the stream starts: two writers must not meet
+        try:
+            await comm.write({"workers": workers})  # before the stream starts: two writers must not meet
+        except BaseException:
+            self._listeners.remove(listener)
+            raise
         stream.start(comm)
         return Status.dont_reply
 
@@ -42,7 +47,7 @@ class Pushes:
         if news is not None:
             self._news.append(news)
         if self._flush_at is None:
-            delay = max(0.0, self._flushed + PUSH_S - time())
+            delay = min(PUSH_S, max(0.0, self._flushed + PUSH_S - time()))  # whatever somebody does to the clock
             self._flush_at = asyncio.get_running_loop().call_later(delay, self._flush)
 
     def _flush(self) -> None:
