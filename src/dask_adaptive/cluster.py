@@ -42,7 +42,7 @@ from dask_adaptive.policy.classic import Fixed
 from dask_adaptive.policy.cost_aware import kinds_in
 from dask_adaptive.policy.found import AsFound
 from dask_adaptive.recording import Recording
-from dask_adaptive.security import security_of, worker_files
+from dask_adaptive.security import credential_files, security_of
 from dask_adaptive.show.bulletin import Ledger
 from dask_adaptive.show.widget import make_widget, status_html
 from dask_adaptive.tags import key_of, new_key, tags
@@ -280,7 +280,7 @@ class Cluster(DaskCluster):
     def _setup(self, name: str, options: PoolOptions) -> PoolSetup:
         backend = self._backends[name]
         address, config = self._contact_address(), dask.config.serialize(dask.config.global_config)
-        spec = options.spec(address, worker_files(self.security, self._until_closed), config)
+        spec = options.spec(address, credential_files(self.security, "worker", self._until_closed), config)
         poll_s = getattr(backend, "poll_s", 1.0 if not backend.lag_s else 10.0)
         return PoolSetup(options.pool(name), backend, spec, timeouts(), poll_s)
 

@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 FULL_EVERY_S = 600.0
 ROTATE_BYTES = 64 * 2**20
+_BEGINS = b'{"number":'
 KEEP = 200_000
 """Jobs and groups of tasks in all rounds that are kept in memory, a group counted ten times."""
 
@@ -203,6 +204,7 @@ class _Writer:
         self._lines: queue.SimpleQueue[_Text | None] = queue.SimpleQueue()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _check_ours(path)
             _mend(path)
             self.taken = path.stat().st_size
         except OSError as error:
@@ -244,6 +246,16 @@ class _Writer:
         return None
 
 
+def _check_ours(path: Path) -> None:
+    """Nothing is added to, or cut off from, a file of somebody else's."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        begins = file.read(len(_BEGINS))
+    if not _BEGINS.startswith(begins):
+        raise ConfigError(f"{str(path)!r} is not empty, and no journal; name another file")
+
+
 def _mend(path: Path) -> None:
     """Take off the part of a line that a killed writer, or a full disk, left at the end; make the file if need be."""
     with path.open("a+b") as file:
@@ -271,6 +283,8 @@ def read(path: str | Path) -> Iterator[Record]:
         with Path(path).open("rb") as file:
             for number, text in enumerate(file, 1):
                 if not text.endswith(b"\n"):
+                    if number == 1 and not _BEGINS.startswith(text[: len(_BEGINS)]):
+                        raise ConfigError(f"{str(path)!r} is not a journal")
                     return
                 before = _parsed(text, before, f"line {number} of {str(path)!r}")
                 yield before

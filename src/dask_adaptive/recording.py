@@ -92,7 +92,10 @@ class Recording:
             draft.unlink(missing_ok=True)
 
     async def _call(self, op: str, **arguments: Any) -> Any:
-        scheduler = rpc(self.address, connection_args=self._connection_args, timeout=TIMEOUT_S)
+        try:
+            scheduler = rpc(self.address, connection_args=self._connection_args, timeout=TIMEOUT_S)
+        except ValueError as error:
+            raise ConfigError(f"{self.address!r} is no address of a scheduler: {error}") from error
         try:
             return await within(TIMEOUT_S, getattr(scheduler, op)(**arguments))
         except (OSError, asyncio.TimeoutError) as error:

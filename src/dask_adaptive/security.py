@@ -12,7 +12,7 @@ from distributed.security import Security
 
 from dask_adaptive.errors import ConfigError
 
-__all__ = ["security_of", "worker_files"]
+__all__ = ["credential_files", "security_of"]
 
 
 def security_of(given: Security | Mapping[str, Any] | bool | None, *, encrypt: bool = False) -> Security:
@@ -42,12 +42,12 @@ def _temporary() -> Security:
         raise ConfigError(f"credentials cannot be made: {needed}") from None
 
 
-def worker_files(security: Security, until_closed: ExitStack) -> dict[str, str]:
-    """Files of the workers' credentials, by the keys of ``Spec.tls``; empty without encryption.
+def credential_files(security: Security, role: str, until_closed: ExitStack) -> dict[str, str]:
+    """Files of the credentials of a role (``worker``, ``client``) by the keys of ``Spec.tls``; none without encryption.
 
     Credentials that exist only in memory are put into a private folder, which goes when ``until_closed`` is closed.
     """
-    tls = security.get_tls_config_for_role("worker") if security.require_encryption else {}
+    tls = security.get_tls_config_for_role(role) if security.require_encryption else {}
     files = {f"tls_{key}": tls[key] for key in ("ca_file", "cert", "key") if tls.get(key)}
     if any("\n" in value for value in files.values()):
         folder = Path(until_closed.enter_context(tempfile.TemporaryDirectory(prefix="dask-adaptive-tls-")))

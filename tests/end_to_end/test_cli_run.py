@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import textwrap
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.waiting import LIMIT_S, soon
 
+from dask_adaptive import Cluster
 from dask_adaptive import journal as journals
 from dask_adaptive.show import run_script
+from dask_adaptive.show.run import environment_of
 
 RUN = [sys.executable, "-W", "ignore", "-m", "dask", "adaptive", "run"]
 
@@ -275,3 +277,67 @@ def test_a_module_runs_as_under_python_itself(script):
     actual = call(sys.executable, run_script.__file__, "-m", "mod", "a", cwd=path.parent)
     assert expected.returncode == 4
     assert (expected.returncode, expected.stdout, expected.stderr) == (actual.returncode, actual.stdout, actual.stderr)
+
+
+# --- mistakes, and what fails around a script ---------------------------------------------------------------------
+
+
+def test_a_file_of_somebody_else_is_no_journal(script, tmp_path):
+    path = script("print('never')")
+    theirs = tmp_path / "theirs.py"
+    for text in ("x = 1\ny = 2", "{}"):
+        theirs.write_text(text)
+        done = call(*RUN, "--journal", theirs, path)
+        assert (2, "", text) == (done.returncode, done.stdout, theirs.read_text())
+        assert "is not empty, and no journal; name another file" in done.stderr
+
+
+def test_a_picture_that_cannot_be_written_is_told_before_the_script_runs(script, tmp_path):
+    (tmp_path / "file").touch()
+    done = call(*RUN, "--report", tmp_path / "file" / "x.png", script("print('never')"))
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "the picture cannot be written to" in done.stderr
+
+
+def test_a_picture_that_cannot_be_written_in_the_end_changes_no_exit_code(script, tmp_path):
+    path = script(
+        f"""
+        import pathlib, sys
+        from dask.distributed import Client
+        assert 3 == Client().submit(sum, [1, 2]).result()
+        pathlib.Path({str(tmp_path)!r}, "x.svg").mkdir()
+        sys.exit(7)
+        """
+    )
+    done = call(*RUN, "--report", tmp_path / "x.svg", path)
+    assert 7 == done.returncode
+    assert "the picture cannot be written to" in done.stderr
+    assert "worker-seconds" in done.stderr
+
+
+def test_a_module_that_is_not_there_is_told_before_a_cluster_is_started():
+    done = call(*RUN, "-m", "nosuchmodule.at.all")
+    assert (2, "") == (done.returncode, done.stdout)
+    assert "there is no module 'nosuchmodule.at.all'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_script_finds_an_encrypted_cluster_too(script):
+    path = script(
+        """
+        from dask.distributed import Client
+        client = Client()
+        assert client.scheduler.address.startswith("tls://")
+        print(client.submit(sum, [1, 2]).result())
+        """
+    )
+    with (
+        ExitStack() as until_over,
+        Cluster("local", n_workers=1, security=True, scheduler_options={"dashboard": False}) as cluster,
+    ):
+        environment = environment_of(cluster, until_over)
+        done = subprocess.run(
+            [sys.executable, path], env=environment, capture_output=True, text=True, timeout=LIMIT_S, check=False
+        )
+    assert ("3\n", 0) == (done.stdout, done.returncode), done.stderr
+    assert not Path(environment["DASK_DISTRIBUTED__COMM__TLS__CLIENT__KEY"]).exists()

@@ -66,3 +66,17 @@ def test_progress_is_shown_on_a_terminal_only() -> None:
     os.close(ours)
     assert "100%" in bar
     assert quiet.stdout == shown.stdout
+
+
+def test_results_that_cannot_be_written_are_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = call("trickle", "--seeds", "1", "--json", str(tmp_path / "file" / "x.json"))
+    assert 2 == done.exit_code
+    assert "the results cannot be written to" in done.output
+    assert "cost-aware" not in done.output
+
+
+def test_a_folder_is_told_to_be_one(tmp_path: Path) -> None:
+    done = call(str(tmp_path))
+    assert 2 == done.exit_code
+    assert "is a folder; name the files in it" in done.output

@@ -38,6 +38,10 @@ class _Sentences(click.Group):
             return super().invoke(ctx)
         except AdaptiveError as error:
             raise (_Misuse if isinstance(error, ConfigError) else click.ClickException)(str(error)) from error
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a full disk, most of all
+            raise click.ClickException(str(error)) from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -162,7 +163,19 @@ def check_report(path: Path) -> None:
     """Raise ``ConfigError`` if ``write_report`` could not write there; for asking before a long run."""
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"a report cannot be written as {path.name!r}: {nearest(path.suffix.lower(), FORMATS)}")
+    check_writable(path, "the picture")
     matplotlib()
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Raise ``ConfigError`` if a file could not be written there; nothing is made."""
+    nearest_there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if nearest_there == path and path.is_dir():
+        raise ConfigError(f"{what} cannot be written to {path}: it is a folder")
+    if nearest_there != path and not nearest_there.is_dir():
+        raise ConfigError(f"{what} cannot be written to {path}: {nearest_there} is no folder")
+    if not os.access(nearest_there, os.W_OK):
+        raise ConfigError(f"{what} cannot be written to {path}: {nearest_there} does not let us")
 
 
 def summary(totals: Totals) -> str:

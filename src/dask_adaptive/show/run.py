@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,11 @@ from dask_adaptive import journal
 from dask_adaptive.cluster import Cluster
 from dask_adaptive.config import Bounds, bytes_of, limits_of, scaling_of
 from dask_adaptive.controller import clock
+from dask_adaptive.errors import ConfigError
 from dask_adaptive.local_cluster import LocalCluster
 from dask_adaptive.model import Plan, Record, Shape
 from dask_adaptive.registry import load_backend, load_policy
+from dask_adaptive.security import credential_files
 from dask_adaptive.show.live import LiveView
 from dask_adaptive.show.report import check_report, summary, write_report
 from dask_adaptive.show.timeline import timeline_of, work_of
@@ -79,17 +82,41 @@ def run(
     if report_path is not None:
         check_report(report_path)
     started_s = clock()
-    with _Signals() as signals, _journal_file(journal_path) as path:
+    with _Signals() as signals, _journal_file(journal_path) as path, ExitStack() as until_over:
         _import_as(command)
+        _check_command(command)
         with start_cluster(setup, path) as cluster, nullcontext() if quiet else LiveView(cluster, redraw=False):
-            code = signals.call([sys.executable, str(_RUNNER), *command], environment_of(cluster))
+            environment = environment_of(cluster, until_over)
+            code = signals.call([sys.executable, str(_RUNNER), *command], environment)
             ended_s = clock()
         records = rounds_of(path, started_s, ended_s)
-        if report_path is not None and records:
-            write_report(records, report_path, title=" ".join(command))
+        if report_path is not None and not (records and _reported(records, report_path, command)):
+            report_path = None
     if not quiet:
         _say(records, report_path)
     return code
+
+
+def _reported(records: Sequence[Record], path: Path, command: Sequence[str]) -> bool:
+    """Whether the picture could be written; the script is over, and its exit code is what counts."""
+    try:
+        write_report(records, path, title=" ".join(command))
+    except ConfigError as error:
+        sys.stderr.write(f"dask adaptive run: {error}\n")
+        return False
+    return True
+
+
+def _check_command(command: Sequence[str]) -> None:
+    """Refuse a module that Python could not run, before a cluster is started."""
+    if command[0] != "-m":
+        return
+    try:
+        found = importlib.util.find_spec(command[1])
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(f"there is no module {command[1]!r}")
 
 
 def _import_as(command: Sequence[str]) -> None:
@@ -127,9 +154,12 @@ def check_setup(setup: Setup) -> None:
         bytes_of("memory", setup.memory)
 
 
-def environment_of(cluster: Any) -> Mapping[str, str]:
-    """Our environment, with what makes a bare ``Client()`` find the cluster."""
-    return {**os.environ, "DASK_SCHEDULER_ADDRESS": cluster.scheduler_address}
+def environment_of(cluster: Any, until_over: ExitStack) -> Mapping[str, str]:
+    """Our environment, with what makes a bare ``Client()`` find the cluster, and its credentials where it has some."""
+    tls = credential_files(cluster.security, "client", until_over)
+    names = {"tls_ca_file": "CA_FILE", "tls_cert": "CLIENT__CERT", "tls_key": "CLIENT__KEY"}
+    found = {f"DASK_DISTRIBUTED__COMM__TLS__{names[key]}": path for key, path in tls.items()}
+    return {**os.environ, **found, "DASK_SCHEDULER_ADDRESS": cluster.scheduler_address}
 
 
 def rounds_of(path: Path, started_s: float, ended_s: float) -> list[Record]:

@@ -16,7 +16,7 @@ import click
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.model import Record
 from dask_adaptive.show.picture import Group
-from dask_adaptive.show.report import MOST_BESIDE, check_report, write_comparison
+from dask_adaptive.show.report import MOST_BESIDE, check_report, check_writable, write_comparison
 from dask_adaptive.show.timeline import timeline_of
 from dask_adaptive.sim.recorded import is_recorded, read_recorded
 from dask_adaptive.sim.shapes import SHAPES
@@ -61,6 +61,8 @@ def simulate(question: Question, *, json_path: Path | None = None, picture_path:
     ConfigError
         If a file, backend or policy is not known, or a file cannot be written, or the picture would be too large.
     """
+    if json_path is not None:
+        check_writable(json_path, "the results")
     if picture_path is not None:
         check_report(picture_path)
         _check_rows(question)
@@ -111,6 +113,8 @@ def _workloads(name: str, seeds: int) -> Sequence[Workload]:
     """The workload for each seed: a file is always the same, a shape is drawn anew."""
     if name in SHAPES and not Path(name).exists():
         return [SHAPES[name](seed=seed) for seed in range(seeds)]
+    if Path(name).is_dir():
+        raise ConfigError(f"{name} is a folder; name the files in it")
     if not Path(name).is_file():
         raise ConfigError(f"there is no file {name!r}, and no shape of that name; {nearest(name, SHAPES)}")
     return [read_recorded(name) if is_recorded(name) else read_wfformat(name)] * seeds

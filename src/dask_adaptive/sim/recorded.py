@@ -22,8 +22,11 @@ __all__ = ["is_recorded", "read_recorded"]
 
 def is_recorded(path: Path | str) -> bool:
     """Whether this file, by its first words, is a recording and not of another format."""
-    with Path(path).open("rb") as file:
-        return b'"format": "dask-adaptive run' in file.read(100)
+    try:
+        with Path(path).open("rb") as file:
+            return b'"format": "dask-adaptive run' in file.read(100)
+    except OSError:  # whoever reads it says so
+        return False
 
 
 def read_recorded(path: Path | str) -> Workload:
@@ -87,7 +90,7 @@ def _graph(groups: Mapping[str, Mapping[str, Any]], number: int) -> Graph:
                 drawn[i],
                 [parent for other, each in before.items() for parent in _neighbours(made[other], i / tasks, each)],
                 nbytes=nbytes,
-                need=row["need"],
+                need={str(resource): float(amount) for resource, amount in row["need"].items()},
                 prefix=row["prefix"],
             )
             for i in range(tasks)
