@@ -20,6 +20,7 @@ __all__ = [
     "FORMATS",
     "MOST_BESIDE",
     "check_report",
+    "check_writable",
     "comparison",
     "duration",
     "figures",
