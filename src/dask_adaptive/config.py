@@ -206,7 +206,7 @@ def limits_of(bounds: Bounds, shape: Shape, default_maximum: int | None) -> Limi
             job = f"{shape.workers} workers of {shape.threads} threads"
             raise ConfigError(f"{key}={getattr(bounds, key)!r} is less than one job ({job}); nothing could ever start")
     else:
-        maximum = math.inf if default_maximum is None else max(default_maximum, minimum)
+        key, maximum = "maximum", math.inf if default_maximum is None else max(default_maximum, minimum)
     if minimum > maximum:
         least = max(low, key=lambda each: low[each])
         below = f"{least}={getattr(bounds, least)!r} ({_count(minimum)})"
