@@ -99,12 +99,13 @@ def registered(life: Life, present: int, workers: int, now_s: float) -> Life:
     """``present`` of its ``workers`` Dask workers are registered with the scheduler now."""
     late = life.phase is E and not life.served  # the cancel failed: now it may have work, and is not to be cut off
     arrives = present >= workers and (late or life.phase in (W, S, Q, T, U, *_OVER))
-    if present == life.present and not arrives:
+    whole = life.phase is R and not life.served and present >= workers  # the rest may have come during a drain
+    if present == life.present and not (arrives or whole):
         return life
     serves = life.served or life.phase is R  # a part of them may be all that ever came
     lost = serves and present < workers
     news: dict[str, Any] = {"present": present, "lost_s": life.lost_s or now_s if lost else 0.0}
-    news["served"] = life.served or (life.phase is R and present >= workers)
+    news["served"] = life.served or whole
     if arrives:
         news |= {"served": True, "ready_s": now_s, "running_s": life.running_s or now_s, "missing_s": 0.0, "reason": ""}
         return _move(life, R, now_s, **news, told=life.told and not late)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dask_adaptive.foreign import ForeignCluster, Seen
-from dask_adaptive.model import Load, Member, Phase, Plan, Retire, Shape, Submit
+from dask_adaptive.model import Cancel, Load, Member, Phase, Plan, Retire, Shape, Submit
 from dask_adaptive.plain import Plain
 
 
@@ -192,6 +192,17 @@ async def test_busy_jobs_are_drained_each_for_itself() -> None:
     assert [(("a",), True), (("b",), True)] == engine.drains
 
 
+async def test_a_job_of_which_a_part_came_is_drained_and_serves_on_if_that_is_refused() -> None:
+    engine, side = FakeEngine({"a": "an actor"}), FakeSide({"a": Seen(workers=2), "b": Seen(workers=2)})
+    actuator = ForeignCluster(side, engine)
+    assert {"a": Phase.STARTING, "b": Phase.STARTING} == phases(actuator.observe(load(members("a")), 1.0))
+    actuator.act(Plan(retires=(Retire("a", "late", busy=True), Retire("b", "late", busy=True))), 200.0)
+    await settled()
+    assert [(("a",), True)] == engine.drains  # of b there is nothing to be drained
+    assert {"a": Phase.READY, "b": Phase.STARTING} == phases(actuator.observe(load(members("a")), 201.0))
+    assert [] == side.released
+
+
 class Recorder:
     """A plain cluster that only writes down what it is asked."""
 
@@ -226,3 +237,24 @@ async def test_a_plain_cluster_is_told_the_size_in_workers_and_who_left_by_addre
     for _, each in work:
         await each
     assert [4, ["tcp://x", "tcp://y"]] == cluster.asked
+
+
+async def test_what_could_not_be_let_go_is_tried_again_with_the_handles_that_it_had() -> None:
+    asked: list[Any] = []
+
+    async def scale_down(workers: Any) -> None:
+        asked.append(list(workers))
+        if len(asked) == 1:
+            raise OSError("503")
+
+    actuator = ForeignCluster(Plain(Recorder(), scale_down=scale_down), FakeEngine())
+    actuator.observe(load(members("x")), 1.0)
+    actuator.act(Plan(retires=(Retire("x", "idle"),)), 2.0)
+    await settled()
+    actuator.observe(load({}), 3.0)  # the drain ended: nothing shows its workers any more
+    await settled()
+    assert ("x could not be let go, will be tried again: 503",) == actuator.observe(load({}), 4.0).events
+    actuator.act(Plan(cancels=(Cancel("x", "it did not end"),)), 20.0)
+    await settled()
+    assert {} == phases(actuator.observe(load({}), 21.0))
+    assert [["tcp://x"]] * 2 == asked

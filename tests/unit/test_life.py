@@ -233,6 +233,14 @@ def test_a_job_whose_drain_was_refused_serves_with_the_part_that_came() -> None:
     assert (Phase.READY, True, 0.0) == (whole.phase, whole.served, whole.lost_s)
 
 
+def test_a_job_whose_rest_came_while_it_was_drained_misses_nothing() -> None:
+    half = lives.draining(lives.registered(job("starting"), 1, 2, NOW_S), "late", NOW_S)
+    stays = lives.kept(lives.registered(half, 2, 2, NOW_S + 1), "an actor", NOW_S + 2)
+    whole = lives.registered(stays, 2, 2, NOW_S + 2)
+    assert (Phase.READY, True, 0.0) == (whole.phase, whole.served, whole.lost_s)
+    assert lives.registered(whole, 2, 2, NOW_S + 3) is whole
+
+
 def test_a_job_of_which_nothing_came_is_not_drained() -> None:
     assert Phase.STARTING is lives.draining(job("starting"), "late", NOW_S).phase
 
