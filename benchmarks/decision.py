@@ -195,8 +195,9 @@ class Ours:
         )
         self.scheduler, self.state = scheduler, state
         self.passed_s = 0.0
+        counts.time = lambda: time.time() + self.passed_s
         for module in (plugin, counts, timing):
-            module.time = lambda: time.time() + self.passed_s
+            module.monotonic = lambda: time.monotonic() + self.passed_s
         self.inside.start(scheduler)
         self.inside.declare({TAG: "default"}, {})
         self.reader = Reader(time.time)

@@ -164,7 +164,7 @@ class Adaptive:
         kind = load_policy(name) if isinstance(name, str) else None
         if time_value is not None and kind is not CostAware:
             raise ConfigError("time_value= is for the policy 'cost-aware'; leave out policy= and target_duration=")
-        if target_duration is not None and (kind is None or not issubclass(kind, TargetDuration)):
+        if target_duration is not None and kind is not None and not issubclass(kind, TargetDuration):
             raise ConfigError("target_duration= is for the policy 'target-duration'; leave it or policy= out")
         if kind is None:
             if not isinstance(name, Policy):

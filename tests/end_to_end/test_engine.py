@@ -713,8 +713,10 @@ async def test_a_restarted_controller_takes_over():
             assert "went away" in (await draining)["abcdtest.0"]
             await until(lambda: s.workers[a.address].status == Status.running)
             old._attached = False  # as after a lost connection
+            assert not old.ousted
             with pytest.raises(EngineError, match="took over"):
                 await old.look()
+            assert (True, False) == (old.ousted, new.ousted)
             await old.aclose()
             assert "dask-adaptive-abcd" in s.plugins
             assert 1 == len((await new.look()).members)

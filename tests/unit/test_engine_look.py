@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from distributed import Scheduler, Status
 from distributed.scheduler import WorkerState
 
+from dask_adaptive.engine import plugin
+from dask_adaptive.engine.inside import counts, drain, drains, timing
+from dask_adaptive.engine.inside.drain import Drain
 from dask_adaptive.engine.plugin import Inside
 from dask_adaptive.engine.reading import Reader
 from dask_adaptive.model import WORKER_NAME, worker_name
@@ -136,3 +140,78 @@ async def test_a_tick_says_nothing_new_while_nothing_happens(inside: Inside, mon
     inside._tick()
     monkeypatch.setattr(inside, "_waiting_for_threads", lambda: pytest.fail("looked although nothing happened"))
     inside._tick()
+
+
+# --- a wall clock that is set back -----------------------------------------------------------------------------
+
+
+class Copied:
+    """A result that two workers hold."""
+
+    def __init__(self, holders: list[Any]) -> None:
+        self.who_has = holders
+
+    def get_nbytes(self) -> int:
+        return 5
+
+
+@pytest.fixture
+def later(monkeypatch: pytest.MonkeyPatch):
+    """Call it, and an hour has passed, while somebody set the wall clock back by one."""
+
+    def pass_on() -> None:
+        for module in (plugin, counts, timing, drain, drains):
+            monkeypatch.setattr(module, "time", lambda: time.time() - 3600, raising=False)
+            monkeypatch.setattr(module, "monotonic", lambda: time.monotonic() + 3600, raising=False)
+
+    return pass_on
+
+
+async def test_heartbeats_and_copies_are_read_on(inside: Inside, later: Any):
+    holders = list(inside.scheduler.workers.values())[:2]
+    inside.scheduler.replicated_tasks = {Copied(holders)}
+    assert (28, 5) == used_and_replicated(inside)
+    holders[0].metrics = {"memory": 8}
+    inside.scheduler.replicated_tasks = {Copied(holders), Copied(holders)}
+    later()
+    assert (29, 10) == used_and_replicated(inside)
+
+
+def used_and_replicated(inside: Inside) -> tuple[int, int]:
+    load = Reader(lambda: 5.0).load(inside.look())
+    return load.pools["pool"].used_bytes, load.replicated_bytes
+
+
+async def test_workers_that_are_free_are_counted_anew(inside: Inside, later: Any):
+    assert 4 == len(inside.drains.free_workers())
+    inside.scheduler.running.clear()
+    later()
+    assert [] == inside.drains.free_workers()
+
+
+async def test_silence_and_deadlines_end(inside: Inside, later: Any, monkeypatch: pytest.MonkeyPatch):
+    async def wait_on(self: Drain) -> None:
+        later()
+        await self._pause(0.0, "late")
+
+    inside.drains.marks["tcp://127.0.0.1:9"] = "running"
+    monkeypatch.setattr(Drain, "_let_work_end", wait_on)
+    monkeypatch.setattr(Drain, "_move_data", lambda self: pytest.fail("its deadline did not end"))
+    assert {"testtest.9": "late"} == await inside.drains.drain({"testtest.9": []}, 60.0)
+    assert inside.drains.marks
+    inside._tick()
+    assert {} == inside.drains.marks
+
+
+async def test_new_workers_get_their_share(inside: Inside, later: Any, monkeypatch: pytest.MonkeyPatch):
+    balanced: list[int] = []
+    stealing = inside.scheduler.extensions["stealing"]
+    monkeypatch.setattr(stealing, "balance", lambda: balanced.append(1))
+    monkeypatch.setitem(inside.scheduler.periodic_callbacks, "stealing", None)
+    inside._share_outs = 2
+    inside._tick()
+    inside._share_next += 60.0
+    later()
+    inside._tick()
+    monkeypatch.undo()
+    assert [1, 1] == balanced

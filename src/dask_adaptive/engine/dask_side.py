@@ -85,6 +85,11 @@ class DaskEngine:
         ``("add", {"workers": {address: identity}})`` and ``("remove", address)``.
     clock:
         Tells the time of a load, in seconds since the epoch.
+
+    Attributes
+    ----------
+    ousted:
+        Whether another controller has taken over: what is there is no longer ours to end.
     """
 
     def __init__(
@@ -104,8 +109,7 @@ class DaskEngine:
         self.address = address
         self.name = f"dask-adaptive-{key}"
         self.notice = ""
-        self.ousted = False
-        """Whether another controller has taken over: what is there is no longer ours to end."""
+        self.ousted: bool = False
         self.lost = ""
         self._worker_key = worker_key
         self._config: dict[str, Any] = {

@@ -12,11 +12,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from time import monotonic
 from typing import Any
 
 import distributed
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.metrics import time
 from tornado.ioloop import PeriodicCallback
 
 from .inside.counts import Counts
@@ -44,7 +44,7 @@ class Inside(SchedulerPlugin):
         self.roster = Roster(config)
         self.pushes = Pushes()
         self.leaving: dict[str, str] = {}
-        self.heard = time()
+        self.heard = monotonic()
         self._counter = -1
         self._backlog = 0
         self._active = False
@@ -150,7 +150,7 @@ class Inside(SchedulerPlugin):
 
     def _tick(self) -> None:
         """Every 50 ms; constant cost while nothing happened."""
-        if self.drains.marks and time() - self.heard > self.config["silent_s"]:
+        if self.drains.marks and monotonic() - self.heard > self.config["silent_s"]:
             self.drains.lift("the controller has been silent for too long")
         if self._share_outs:
             self._share_out()
@@ -175,14 +175,14 @@ class Inside(SchedulerPlugin):
 
         More than once, as a task that it asks for may run already; at most 5 % of the time.
         """
-        began = time()
+        began = monotonic()
         stealing = self.scheduler.extensions.get("stealing")
         if stealing is None or "stealing" not in self.scheduler.periodic_callbacks:  # off, or stopped
             self._share_outs = 0
         elif began >= self._share_next:
             self._share_outs -= 1
             stealing.balance()
-            self._share_next = time() + 20 * (time() - began)
+            self._share_next = monotonic() + 20 * (monotonic() - began)
 
     def _waiting_for_threads(self) -> int:
         """Ready tasks beyond the threads there are; negative where threads are free."""
@@ -193,7 +193,7 @@ class Inside(SchedulerPlugin):
     # calls
 
     def _hear(self) -> None:
-        self.heard = time()
+        self.heard = monotonic()
 
     def declare(self, tags: Mapping[str, str], jobs: Mapping[str, str]) -> bool:
         """Call: which pool the jobs of each tag belong to; which job each worker name or address belongs to."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
-from time import time_ns
+from time import monotonic, time_ns
 from typing import Any
 
 from distributed.metrics import time
@@ -57,8 +57,8 @@ class Counts:
     def look(self, leaving: Iterable[str], members: int, idle: int) -> dict[str, Any]:
         """The load; workers that are ``leaving`` are not idle, of ``members`` and ``idle`` the caller has a version."""
         now, s, roster = time(), self.scheduler, self.roster
-        self.heartbeats.read(roster, self.needs, now)
-        self._replicas(now)
+        self.heartbeats.read(roster, self.needs)
+        self._replicas()
         all_running = len(s.running) == len(s.workers)
         idle_workers: list[Any] = []
         foreign, pools = [0] * 8, {}
@@ -119,8 +119,9 @@ class Counts:
                 if len(workers) == size:
                     yield job, workers
 
-    def _replicas(self, now: float) -> None:
+    def _replicas(self) -> None:
         """Bytes held more than once; reads at most some thousand results, and at most 1 % of the time."""
+        now = monotonic()
         if now < self._replicas_next:
             return
         tasks = self.scheduler.replicated_tasks
@@ -137,7 +138,7 @@ class Counts:
                 for job, count in holders.items():
                     self._shared[job] = self._shared.get(job, 0) + nbytes * count
         self._replicated = self._replicated * len(tasks) // read
-        self._replicas_next = now + 100 * (time() - now)
+        self._replicas_next = now + 100 * (monotonic() - now)
 
     def _groups(self, now: float) -> list[list[Any]]:
         """One row for each group and kind of task that is pending or holds results."""

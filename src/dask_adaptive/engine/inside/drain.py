@@ -7,6 +7,7 @@ import asyncio
 import heapq
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from distributed.active_memory_manager import RetireWorker
@@ -110,9 +111,9 @@ class Drain:
     async def _pause(self, seconds: float, late: str) -> None:
         if self.stopped:
             raise Refused(self.stopped)
-        if time() >= self.deadline:
+        if monotonic() >= self.deadline:
             raise Refused(late)
-        await asyncio.sleep(min(seconds, max(0.0, self.deadline - time())))
+        await asyncio.sleep(min(seconds, max(0.0, self.deadline - monotonic())))
 
     # work
 
@@ -130,7 +131,7 @@ class Drain:
 
     def _move_waiting(self, busy: Sequence[Any]) -> None:
         """Ask for every task that was not asked for yet; a worker gives away only what it has not started."""
-        stealing, now = self.scheduler.extensions.get("stealing"), time()
+        stealing, now = self.scheduler.extensions.get("stealing"), monotonic()
         moves, free = self._moves(), self.drains.free_workers()
         for ws in busy:
             for ts in list(ws.processing):
@@ -180,8 +181,8 @@ class Drain:
         kicked = 0.0
         try:
             while any(self._only_here(ws) for ws in self.present()):
-                if time() > kicked + 1.0:
-                    kicked = time()
+                if monotonic() > kicked + 1.0:
+                    kicked = monotonic()
                     for policy in policies:
                         amm.add_policy(policy)  # again, since one that found nothing to do takes itself out
                     self.drains.kick_amm()
@@ -213,7 +214,7 @@ class Drain:
         """Look again and remove without an await in between; False when something came up meanwhile."""
         lock = self.scheduler._replica_lock("retire-workers")
         try:
-            await asyncio.wait_for(lock.__aenter__(), max(0.1, self.deadline - time()))
+            await asyncio.wait_for(lock.__aenter__(), max(0.1, self.deadline - monotonic()))
         except asyncio.TimeoutError:
             raise Refused("a rebalance or replicate did not end in time") from None
         try:

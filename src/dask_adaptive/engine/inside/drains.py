@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from distributed.active_memory_manager import ActiveMemoryManagerExtension
 from distributed.core import Status
-from distributed.metrics import time
 
 from .drain import Drain, tell_status
 from .roster import Roster
@@ -35,7 +35,7 @@ class Drains:
 
     async def drain(self, jobs: Mapping[str, Sequence[str]], wait_s: float, busy: bool = False) -> dict[str, str]:
         """Take whole jobs out of service; for each why it was refused, or ""."""
-        deadline = time() + wait_s
+        deadline = monotonic() + wait_s
         drains = [Drain(self, job, addresses, busy, deadline) for job, addresses in jobs.items()]
         self._running.update(drains)
         try:
@@ -75,7 +75,7 @@ class Drains:
 
     def free_workers(self) -> list[tuple[float, int, Any]]:
         """A heap of the workers that take tasks, the least loaded first; shared by all drains for a moment."""
-        now = time()
+        now = monotonic()
         if now > self._free_at + 0.1:
             running = enumerate(self.scheduler.running)
             self._free = [(len(ws.processing) / max(ws.nthreads, 1), i, ws) for i, ws in running]

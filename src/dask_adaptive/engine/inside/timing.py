@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import attrgetter, itemgetter
+from time import monotonic
 from typing import Any
-
-from distributed.metrics import time
 
 from .needs import PLAIN, Kind, Needs
 from .roster import Roster
@@ -67,8 +66,9 @@ class Heartbeats:
         self.used: dict[str | None, int] = {}
         self._next = 0.0
 
-    def read(self, roster: Roster, needs: Needs, now: float) -> None:
+    def read(self, roster: Roster, needs: Needs) -> None:
         """Take in what came since the last time, if that is long enough ago."""
+        now = monotonic()
         if now < self._next:
             return
         started: dict[Any, list[float]] = {}
@@ -85,7 +85,7 @@ class Heartbeats:
         self.running = {key: len(times) for key, times in keyed.items()}
         self.started = {key: min(times) for key, times in keyed.items()}
         # a heartbeat comes every 0.5 s, with thousands of workers every workers/200 s; and at most 1 % of the time
-        self._next = now + max(0.05, workers / 2_000, 100 * (time() - now))
+        self._next = now + max(0.05, workers / 2_000, 100 * (monotonic() - now))
 
     @staticmethod
     def _executing(workers: Iterable[Any], needs: Needs, started: dict[Any, list[float]]) -> None:
