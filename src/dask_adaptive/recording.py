@@ -53,7 +53,7 @@ class Recording:
             raise ConfigError(f"{self.path} cannot be written: it is a folder")
 
     async def start(self) -> None:
-        """Begin. Raises ``EngineError`` where the scheduler cannot be reached."""
+        """Begin. Raises ``EngineError`` where the scheduler cannot be reached, ``ConfigError`` if it is no address."""
         plugin = parcel("Recorder", {"name": self._name})
         await self._call("register_scheduler_plugin", plugin=plugin, name=self._name, idempotent=False)
 
@@ -92,13 +92,12 @@ class Recording:
             draft.unlink(missing_ok=True)
 
     async def _call(self, op: str, **arguments: Any) -> Any:
-        try:
-            scheduler = rpc(self.address, connection_args=self._connection_args, timeout=TIMEOUT_S)
-        except ValueError as error:
-            raise ConfigError(f"{self.address!r} is no address of a scheduler: {error}") from error
+        scheduler = rpc(self.address, connection_args=self._connection_args, timeout=TIMEOUT_S)
         try:
             return await within(TIMEOUT_S, getattr(scheduler, op)(**arguments))
         except (OSError, asyncio.TimeoutError) as error:
             raise EngineError(f"the scheduler at {self.address} cannot be asked ({error})") from error
+        except ValueError as error:  # of the address, which is looked at when it is connected to
+            raise ConfigError(f"{self.address!r} is no address of a scheduler: {error}") from error
         finally:
             await scheduler.close_rpc()

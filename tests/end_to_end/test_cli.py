@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -95,6 +96,11 @@ def test_report_for_programs(journal):
         (["run", "--maximum", "0", __file__], "0 is not in the range"),
         (["run", "--target-duration", "-3s", __file__], "-3s"),
         (["run"], "Missing argument 'SCRIPT'"),
+        (["run", "/"], "/ is a folder; name the script in it"),
+        (["run", "--report", "/proc/zz/x.html", __file__], "the picture cannot be written to /proc/zz/x.html"),
+        (["demo", "--output", "/proc/zz"], "cannot be written to /proc/zz"),
+        (["simulate", "trickle", "--json", "/proc/zz/x.json"], "the results cannot be written to /proc/zz/x.json"),
+        (["simulate", "trickle", "--backend", "1e15"], "more than ten years"),
         (["demo", "--files", "nine"], "'nine' is not a valid integer"),
     ],
 )
@@ -104,6 +110,23 @@ def test_misuse_is_one_sentence_and_exit_code_2(arguments, sentence):
     assert sentence in said.stderr
     assert "Traceback" not in said.output
     assert said.stderr.splitlines()[-1].startswith("Error: ")
+
+
+def test_a_full_disk_behind_the_output_is_one_sentence():
+    code = "import sys; from dask_adaptive.show.cli import adaptive; adaptive(sys.argv[1:])"
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-c", code, "policies"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert 1 == done.returncode
+    assert "No space left on device" in done.stderr.splitlines()[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_one_line_of_json_is_no_journal(tmp_path):
+    (tmp_path / "good.json").write_text('{"a": 1}')
+    said = call("report", tmp_path / "good.json")
+    assert 2 == said.exit_code
+    assert "good.json' is not a journal" in said.stderr
 
 
 def test_a_line_that_is_not_of_a_journal_is_named(tmp_path):

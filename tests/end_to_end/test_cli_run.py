@@ -315,6 +315,20 @@ def test_a_picture_that_cannot_be_written_in_the_end_changes_no_exit_code(script
     assert "worker-seconds" in done.stderr
 
 
+def test_a_journal_that_cannot_be_read_in_the_end_changes_no_exit_code(script, tmp_path):
+    path = script(
+        f"""
+        import pathlib, sys
+        pathlib.Path({str(tmp_path)!r}, "run.jsonl").write_text("theirs\\n")
+        sys.exit(7)
+        """
+    )
+    done = call(*RUN, "--journal", tmp_path / "run.jsonl", path)
+    assert 7 == done.returncode
+    assert "is not a journal's" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_module_that_is_not_there_is_told_before_a_cluster_is_started():
     done = call(*RUN, "-m", "nosuchmodule.at.all")
     assert (2, "") == (done.returncode, done.stdout)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from operator import add
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -112,13 +115,26 @@ def test_the_command_records_any_scheduler_until_it_is_told_to_stop(tmp_path: Pa
     [
         (["tcp://127.0.0.1:9", "-o", "/no/folder/run.json"], "cannot be written"),
         (["no-such-cluster"], "no-such-cluster"),
+        (["foo://x"], "'foo://x' is no address of a scheduler"),
+        (["tcp://127.0.0.1"], "'tcp://127.0.0.1' is no address of a scheduler"),
         (["tcp://127.0.0.1:9", "--for", "soon"], "--for"),
     ],
 )
-def test_a_mistake_is_one_sentence(arguments: list[str], said: str) -> None:
+def test_a_mistake_is_one_sentence(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(adaptive, ["record", *arguments])
     assert 2 == result.exit_code
     assert said in result.output
+
+
+def recorded(graph: Mapping[str, Any] | None = None, **changes: Any) -> str:
+    """A recording of one small graph, and of one more like it that says otherwise."""
+    group = {"tasks": 1, "run_s": [1.0], "nbytes": 0, "done": 1, "after": {}, "need": {}, "prefix": "a"}
+    small = {"at_s": 0.0, "ended_s": 1.0, "groups": {"a": group}}
+    other = {**small, "groups": {"a": {**group, **changes}}, **(graph or {})}
+    return json.dumps({"format": "dask-adaptive run 1", "graphs": [small, other]})
 
 
 @pytest.mark.parametrize(
@@ -129,6 +145,9 @@ def test_a_mistake_is_one_sentence(arguments: list[str], said: str) -> None:
         '{"format": "dask-adaptive run 1", "graphs": [{"groups": {"a": {}}}]}',
         '{"format": "dask-adaptive run 2", "graphs": []}',
         '{"format": "dask-adaptive run 1", ',
+        recorded(need={"x": "y"}),
+        recorded(run_s=[1e300]),
+        recorded({"at_s": 1e300, "ended_s": 1e300}),
     ],
 )
 def test_a_file_that_is_no_recording_is_said(tmp_path: Path, text: str) -> None:
@@ -138,3 +157,7 @@ def test_a_file_that_is_no_recording_is_said(tmp_path: Path, text: str) -> None:
     result = CliRunner().invoke(adaptive, ["simulate", str(path)])
     assert 2 == result.exit_code
     assert "run.json: " in result.output
+
+
+def test_a_file_that_cannot_be_read_is_no_recording(tmp_path: Path) -> None:
+    assert not is_recorded(tmp_path)

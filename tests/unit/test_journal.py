@@ -160,6 +160,14 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> No
             Journal(path)
 
 
+@pytest.mark.parametrize("text", ["x = 1\ny = 2", "x = 1", '{"a": 1}', '{"a": 1}\n'])
+def test_a_file_of_somebody_else_is_refused_and_left_as_it_is(tmp_path: Path, text: str) -> None:
+    (tmp_path / "theirs").write_text(text)
+    with pytest.raises(ConfigError, match="no journal; name another file"):
+        Journal(tmp_path / "theirs")
+    assert text == (tmp_path / "theirs").read_text()
+
+
 def test_a_full_disk_costs_the_journal_and_not_the_cluster(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,15 @@ import pytest
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.journal import Journal
 from dask_adaptive.model import Limits, Phase
-from dask_adaptive.show.report import duration, read_run, report_one, report_several, summary, write_report
+from dask_adaptive.show.report import (
+    check_writable,
+    duration,
+    read_run,
+    report_one,
+    report_several,
+    summary,
+    write_report,
+)
 from dask_adaptive.show.timeline import Totals
 
 from .records import burst, record
@@ -209,6 +217,21 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
 def test_more_than_can_be_read_are_refused(two):
     with pytest.raises(ConfigError, match="at most 4 journals"):
         report_several(two * 3)
+
+
+def test_asking_whether_a_file_can_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "there.svg").write_text("x")
+    for path in (tmp_path / "deep" / "new.svg", tmp_path / "there.svg"):
+        check_writable(path, "it")
+    assert ["there.svg"] == [each.name for each in tmp_path.iterdir()]
+    assert "x" == (tmp_path / "there.svg").read_text()
+
+
+@pytest.mark.parametrize("where", ["/proc/zz/x.svg", ".", "file/x.svg", f"{'long' * 99}.svg"])
+def test_a_place_that_cannot_be_written_is_known_before(tmp_path, where):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="it cannot be written to"):
+        check_writable(tmp_path / where, "it")
 
 
 def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):

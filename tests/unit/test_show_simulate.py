@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -74,6 +75,35 @@ def test_results_that_cannot_be_written_are_told_before_anything_runs(tmp_path: 
     assert 2 == done.exit_code
     assert "the results cannot be written to" in done.output
     assert "cost-aware" not in done.output
+
+
+def test_a_file_of_results_below_a_folder_that_is_not_there_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "down" / "x.json"
+    assert 0 == call(*QUICK, "--policy", "dask", "--json", str(path)).exit_code
+    assert ["dask"] == [each["policy"] for each in json.loads(path.read_text())]
+
+
+def test_results_on_the_terminal_are_alone_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(*QUICK, "--policy", "dask", "--json", "-", "--picture", "x.html")
+    assert ["dask"] == [each["policy"] for each in json.loads(done.stdout)]
+    assert done.stderr.startswith("backend")
+    assert "picture in x.html" in done.stderr
+    assert ["x.html"] == [each.name for each in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+@pytest.mark.parametrize("option", ["--linger", "--time-value"])
+def test_a_number_that_is_none_is_refused(option: str, number: str) -> None:
+    done = call(*QUICK, option, number)
+    assert 2 == done.exit_code
+    assert "is not a finite number" in done.stderr
+
+
+def test_a_folder_with_the_name_of_a_shape_hides_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / QUICK[0]).mkdir()
+    assert 0 == call(*QUICK, "--policy", "dask").exit_code
 
 
 def test_a_folder_is_told_to_be_one(tmp_path: Path) -> None:

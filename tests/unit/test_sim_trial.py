@@ -103,6 +103,9 @@ def test_a_backend_may_be_numbers() -> None:
     for wrong in ("slrum", "1+2+3", "-1", "nan", "inf", ""):
         with pytest.raises(ConfigError, match="no backend"):
             site_named(wrong)
+    for wrong in ("1e15", "5+1e300"):
+        with pytest.raises(ConfigError, match="more than ten years"):
+            site_named(wrong)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,7 @@ def test_a_backend_may_be_numbers() -> None:
         (["triplets", "--time-value", "0"], "x>0"),
         (["triplets", "--maximum", "0"], "x>=1"),
         ([], "FILE"),
-        (["triplets", "--seeds", "1", "--json", "/nowhere/at/all.json"], "cannot be written"),
+        (["triplets", "--seeds", "1", "--json", "/proc/nowhere/all.json"], "cannot be written"),
     ],
 )
 def test_misuse_is_one_sentence_and_exit_code_2(arguments: list[str], words: str) -> None:

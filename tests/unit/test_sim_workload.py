@@ -105,6 +105,12 @@ def spoiled(what: str) -> Any:
         tasks[2]["id"] = "a"
     elif what == "missing":
         del took[0]
+    elif what == "letters":
+        tasks[1]["parents"] = "ab"
+    elif what == "files":
+        tasks[0]["outputFiles"] = "f"
+    elif what in ("size", "endless size"):
+        content["workflow"]["specification"]["files"][0]["sizeInBytes"] = -7 if what == "size" else float("inf")
     elif what == "version":
         return document(schemaVersion="1.3")
     elif what == "other":
@@ -112,7 +118,7 @@ def spoiled(what: str) -> Any:
     elif what == "shape":
         return document(workflow={"tasks": []})
     else:
-        took[0]["runtimeInSeconds"] = {"negative": -1, "word": "long", "nan": float("nan")}[what]
+        took[0]["runtimeInSeconds"] = {"negative": -1, "word": "long", "nan": float("nan"), "endless": 1e300}[what]
     return content
 
 
@@ -127,6 +133,11 @@ def spoiled(what: str) -> Any:
         ("negative", "-1"),
         ("word", "'long'"),
         ("nan", "nan"),
+        ("endless", "more than ten years"),
+        ("letters", "parents of task 'sum' is 'ab', not a list"),
+        ("files", "outputFiles of task 'load' is 'f', not a list"),
+        ("size", "-7 bytes"),
+        ("endless size", "inf bytes"),
         ("version", "1.3"),
         ("other", "not WfFormat"),
         ("shape", "specification"),

@@ -17,6 +17,7 @@ import click
 from dask_adaptive.errors import AdaptiveError, ConfigError, nearest
 from dask_adaptive.show.file_commands import COMMANDS as FILE_COMMANDS
 from dask_adaptive.show.head_commands import COMMANDS as HEAD_COMMANDS
+from dask_adaptive.show.head_commands import Finite
 from dask_adaptive.show.job_commands import COMMANDS as JOB_COMMANDS
 from dask_adaptive.show.record import record
 
@@ -111,6 +112,8 @@ def run(
     """
     from dask_adaptive.show import run as running
 
+    if not module and Path(script).is_dir():
+        raise ConfigError(f"{script} is a folder; name the script in it, or with -m a module")
     if not module and not Path(script).is_file():
         raise ConfigError(f"there is no script {script!r}; {_near_files(script)}")
     command = [*(["-m"] if module else []), script, *arguments]
@@ -173,7 +176,7 @@ def demo(output: Path, files: int, maximum: int | None) -> None:
 )
 @click.option(
     "--time-value",
-    type=click.FloatRange(0, min_open=True),
+    type=Finite(0, min_open=True),
     default=10.0,
     show_default=True,
     help="Worker-seconds that one second of waiting is worth.",
@@ -183,13 +186,13 @@ def demo(output: Path, files: int, maximum: int | None) -> None:
 @click.option(
     "--linger",
     "linger_s",
-    type=click.FloatRange(0),
+    type=Finite(0),
     default=0.0,
     show_default=True,
     metavar="SECONDS",
     help="How long the cluster stays open after the last result.",
 )
-@click.option("--json", "json_path", type=_FILE, help="Write every run to this file.")
+@click.option("--json", "json_path", type=_FILE, help="Write every run to this file; - for the terminal.")
 @click.option("--picture", "picture_path", type=_FILE, help="Draw jobs and work over time: FILE.html, .png or .svg.")
 @click.argument("works", metavar="FILE...", nargs=-1, required=True)
 def simulate(works: tuple[str, ...], json_path: Path | None, picture_path: Path | None, **options: Any) -> None:

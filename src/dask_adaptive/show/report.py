@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-import os
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -169,14 +169,20 @@ def check_report(path: Path) -> None:
 
 
 def check_writable(path: Path, what: str) -> None:
-    """Raise ``ConfigError`` if a file could not be written there; nothing is made."""
-    nearest_there = next(each for each in (path, *path.absolute().parents) if each.exists())
-    if nearest_there == path and path.is_dir():
-        raise ConfigError(f"{what} cannot be written to {path}: it is a folder")
-    if nearest_there != path and not nearest_there.is_dir():
-        raise ConfigError(f"{what} cannot be written to {path}: {nearest_there} is no folder")
-    if not os.access(nearest_there, os.W_OK):
-        raise ConfigError(f"{what} cannot be written to {path}: {nearest_there} does not let us")
+    """Raise ``ConfigError`` if a file could not be written there; nothing is left.
+
+    It is tried, as permissions do not tell: root may do everything, and yet there are no files below ``/proc``.
+    """
+    try:
+        if path.is_dir():
+            raise ConfigError(f"{what} cannot be written to {path}: it is a folder")
+        if path.is_file():
+            path.open("ab").close()
+        elif not path.exists():
+            with tempfile.TemporaryFile(dir=next(each for each in path.absolute().parents if each.exists())):
+                pass
+    except OSError as error:
+        raise ConfigError(f"{what} cannot be written to {path}: {error.strerror or error}") from error
 
 
 def summary(totals: Totals) -> str:

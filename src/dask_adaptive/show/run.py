@@ -89,31 +89,34 @@ def run(
             environment = environment_of(cluster, until_over)
             code = signals.call([sys.executable, str(_RUNNER), *command], environment)
             ended_s = clock()
-        records = rounds_of(path, started_s, ended_s)
-        if report_path is not None and not (records and _reported(records, report_path, command)):
-            report_path = None
-    if not quiet:
-        _say(records, report_path)
+        with _said():
+            records = rounds_of(path, started_s, ended_s)
+            drawn = False
+            with _said():
+                if report_path is not None and records:
+                    write_report(records, report_path, title=" ".join(command))
+                    drawn = True
+            if not quiet:
+                _say(records, report_path if drawn else None)
     return code
 
 
-def _reported(records: Sequence[Record], path: Path, command: Sequence[str]) -> bool:
-    """Whether the picture could be written; the script is over, and its exit code is what counts."""
+@contextmanager
+def _said() -> Iterator[None]:
+    """What fails after the script is said; its exit code is what counts."""
     try:
-        write_report(records, path, title=" ".join(command))
+        yield
     except ConfigError as error:
         sys.stderr.write(f"dask adaptive run: {error}\n")
-        return False
-    return True
 
 
 def _check_command(command: Sequence[str]) -> None:
     """Refuse a module that Python could not run, before a cluster is started."""
     if command[0] != "-m":
         return
-    try:
-        found = importlib.util.find_spec(command[1])
-    except ModuleNotFoundError:
+    try:  # of a.b only a: to find b would run the code of a here
+        found = importlib.util.find_spec(command[1].partition(".")[0])
+    except ValueError:  # no name, or a module that does not say where it comes from
         found = None
     if found is None:
         raise ConfigError(f"there is no module {command[1]!r}")

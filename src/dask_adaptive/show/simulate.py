@@ -31,6 +31,8 @@ __all__ = ["Question", "simulate", "table"]
 MOST_ROWS = 12
 """Rows of a picture; more would need a larger wall."""
 
+_TERMINAL = Path("-")
+
 Rounds = dict[tuple[str, str, str], list[Record]]
 """What is drawn: the rounds of the first seed, by file, backend and policy."""
 
@@ -54,6 +56,7 @@ class Question:
 def simulate(question: Question, *, json_path: Path | None = None, picture_path: Path | None = None) -> None:
     """Run it all, with a progress bar on a terminal; print the table; write every run to ``json_path``.
 
+    ``-`` for ``json_path``: to standard output, and what is for people to standard error.
     ``picture_path`` gets the timelines of the first seed, the policies beside each other.
 
     Raises
@@ -61,7 +64,7 @@ def simulate(question: Question, *, json_path: Path | None = None, picture_path:
     ConfigError
         If a file, backend or policy is not known, or a file cannot be written, or the picture would be too large.
     """
-    if json_path is not None:
+    if json_path is not None and json_path != _TERMINAL:
         check_writable(json_path, "the results")
     if picture_path is not None:
         check_report(picture_path)
@@ -74,12 +77,13 @@ def simulate(question: Question, *, json_path: Path | None = None, picture_path:
     count = len(works) * len(sites) * len(question.policies) * question.seeds
     rounds: Rounds | None = None if picture_path is None else {}
     trials = _shown(_trials(question, sites, works, rounds), count)
-    click.echo("\n".join(table(trials)))
+    beside = json_path == _TERMINAL  # what is for programs is alone on standard output
+    click.echo("\n".join(table(trials)), err=beside)
     if json_path is not None:
         _write(trials, json_path)
     if picture_path is not None:
         write_comparison(_groups(rounds or {}), picture_path, "Simulated runs")
-        click.echo(f"picture in {picture_path}")
+        click.echo(f"picture in {picture_path}", err=beside)
 
 
 def _shown(trials: Iterable[Trial], count: int) -> list[Trial]:
@@ -111,7 +115,7 @@ def _groups(rounds: Mapping[tuple[str, str, str], Sequence[Record]]) -> list[Gro
 
 def _workloads(name: str, seeds: int) -> Sequence[Workload]:
     """The workload for each seed: a file is always the same, a shape is drawn anew."""
-    if name in SHAPES and not Path(name).exists():
+    if name in SHAPES and not Path(name).is_file():
         return [SHAPES[name](seed=seed) for seed in range(seeds)]
     if Path(name).is_dir():
         raise ConfigError(f"{name} is a folder; name the files in it")
@@ -165,7 +169,12 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
 
 
 def _write(trials: Sequence[Trial], path: Path) -> None:
+    text = json.dumps([each.plain() for each in trials], indent=1)
+    if path == _TERMINAL:
+        click.echo(text)
+        return
     try:
-        path.write_text(json.dumps([each.plain() for each in trials], indent=1) + "\n", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"the results cannot be written to {path}: {error.strerror or error}") from error

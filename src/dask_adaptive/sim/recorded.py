@@ -15,7 +15,7 @@ from typing import Any
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.recording import FORMAT
-from dask_adaptive.sim.workload import Graph, GraphBuilder, Release, Workload
+from dask_adaptive.sim.workload import LONGEST_S, Graph, GraphBuilder, Release, Workload
 
 __all__ = ["is_recorded", "read_recorded"]
 
@@ -43,12 +43,14 @@ def read_recorded(path: Path | str) -> Workload:
     path = Path(path)
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     if not isinstance(document, Mapping) or document.get("format") != FORMAT:
         raise ConfigError(f"{path}: is no recorded run (its format is not {FORMAT!r})")
     try:
         return _workload(path.stem, document["graphs"])
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"{path}: is no recorded run: {error!r}") from error
 
@@ -64,6 +66,8 @@ def _workload(name: str, rows: Sequence[Mapping[str, Any]]) -> Workload:
         at_s = float(row["at_s"])
         thinking = bool(graphs) and ended_s is not None and at_s >= ended_s
         start_s = ended_s if thinking and ended_s is not None else float(rows[0]["at_s"])
+        if at_s - start_s > LONGEST_S:
+            raise ConfigError(f"a graph comes {at_s - start_s:g} s, more than ten years, after the one before")
         releases.append(Release(at_s - start_s, thinking))
         graphs.append(graph)
         ended_s = row["ended_s"]
@@ -79,6 +83,8 @@ def _graph(groups: Mapping[str, Mapping[str, Any]], number: int) -> Graph:
         tasks, times = int(row["tasks"]), [float(each) for each in row["run_s"]]
         if not times:  # none of them ended while it was recorded
             continue
+        if max(times) > LONGEST_S:
+            raise ConfigError(f"a task of {name!r} has a run time of {max(times):g} s, more than ten years")
         rng = random.Random(f"{number} {name}")  # noqa: S311
         drawn = [times[i % len(times)] for i in range(tasks)]
         rng.shuffle(drawn)

@@ -17,7 +17,7 @@ from dask_adaptive.sim.bound import Elasticity, lower_bound, objective
 from dask_adaptive.sim.hindsight import Hindsight
 from dask_adaptive.sim.rivals import RIVALS
 from dask_adaptive.sim.site import SITES, Constant, Site
-from dask_adaptive.sim.workload import Workload
+from dask_adaptive.sim.workload import LONGEST_S, Workload
 from dask_adaptive.sim.world import Outcome, Setting, simulate
 
 __all__ = [
@@ -147,6 +147,8 @@ def site_named(name: str) -> Site:
         raise ConfigError(
             f"there is no backend {name!r} to simulate, and start-up numbers are as 30 or 120+5; {nearest(name, SITES)}"
         )
+    if max(numbers) > LONGEST_S:
+        raise ConfigError(f"a start of {name} s, more than ten years, cannot be simulated")
     queue_s, start_s = numbers if len(numbers) == 2 else (0.0, numbers[0])
     return Site(name, queue=Constant(queue_s), start=Constant(start_s))
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.sim.workload import Graph, GraphBuilder, Workload
+from dask_adaptive.sim.workload import LONGEST_S, Graph, GraphBuilder, Workload
 
 __all__ = ["read_wfformat"]
 
@@ -56,7 +56,7 @@ def read_wfformat(path: Path | str) -> Workload:
     ------
     ConfigError
         If the file cannot be read, is not WfFormat of these versions, has unknown parents, a cycle, or a run time
-        that is missing or negative; in one sentence that begins with the name of the file.
+        that is missing, negative or above ten years; in one sentence that begins with the name of the file.
     """
     path = Path(path)
     try:
@@ -109,23 +109,38 @@ def _rows_14(workflow: Mapping[str, Any]) -> Iterable[_Row]:
         parents, children = (
             [each if each in names else named.get(each, each) for each in side] for side in _related(task)
         )
-        written = (file["sizeInBytes"] for file in task.get("files", ()) if file["link"] == "output")
+        written = sum(_size(file) for file in task.get("files", ()) if file["link"] == "output")
         kind = str(task.get("category") or _NUMBER.sub("", name))
-        yield _Row(name, kind, task.get("runtimeInSeconds"), sum(map(int, written)), parents, children)
+        yield _Row(name, kind, task.get("runtimeInSeconds"), written, parents, children)
 
 
 def _rows_15(workflow: Mapping[str, Any]) -> Iterable[_Row]:
     specification = workflow["specification"]
     took = {str(task["id"]): task["runtimeInSeconds"] for task in workflow["execution"]["tasks"]}
-    sizes = {str(file["id"]): int(file["sizeInBytes"]) for file in specification.get("files", ())}
+    sizes = {str(file["id"]): _size(file) for file in specification.get("files", ())}
     for task in specification["tasks"]:
         key = str(task["id"])
-        written = sum(sizes.get(str(file), 0) for file in task.get("outputFiles", ()))
+        written = sum(sizes.get(str(file), 0) for file in _list(task, "outputFiles"))
         yield _Row(key, _NUMBER.sub("", str(task["name"])), took.get(key), written, *_related(task))
 
 
 def _related(task: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    return [str(each) for each in task.get("parents", ())], [str(each) for each in task.get("children", ())]
+    return [str(each) for each in _list(task, "parents")], [str(each) for each in _list(task, "children")]
+
+
+def _list(task: Mapping[str, Any], key: str) -> list[Any]:
+    """Refuses a string, of which every letter would be an element."""
+    found = task.get(key, [])
+    if not isinstance(found, list):
+        raise TypeError(f"{key} of task {task['name']!r} is {found!r}, not a list")
+    return found
+
+
+def _size(file: Mapping[str, Any]) -> int:
+    size = file["sizeInBytes"]
+    if isinstance(size, bool) or not isinstance(size, int | float) or not 0 <= size < math.inf:
+        raise ValueError(f"a file has a size of {size!r} bytes, not a number from 0 on")
+    return int(size)
 
 
 def _built(rows: Mapping[str, _Row]) -> Graph:
@@ -138,6 +153,8 @@ def _built(rows: Mapping[str, _Row]) -> Graph:
             raise ConfigError(f"task {key!r} has no run time")
         if isinstance(row.run_s, bool) or not isinstance(row.run_s, int | float) or not 0 <= row.run_s < math.inf:
             raise ConfigError(f"task {key!r} has a run time of {row.run_s!r} s, not a number from 0 on")
+        if row.run_s > LONGEST_S:
+            raise ConfigError(f"task {key!r} has a run time of {row.run_s!r} s, more than ten years")
         index[key] = builder.add(row.kind, row.run_s, [index[each] for each in parents[key]], nbytes=row.nbytes)
     return builder.graph()
 

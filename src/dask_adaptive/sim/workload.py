@@ -13,7 +13,11 @@ from dataclasses import dataclass, field
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Need
 
-__all__ = ["Graph", "GraphBuilder", "Release", "TaskGroup", "Workload"]
+__all__ = ["LONGEST_S", "Graph", "GraphBuilder", "Release", "TaskGroup", "Workload"]
+
+
+LONGEST_S = 10 * 365 * 86_400.0
+"""Ten years: what takes longer is a mistake, and would be simulated without end."""
 
 
 @dataclass(frozen=True, slots=True)
