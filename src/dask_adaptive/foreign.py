@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from dask_adaptive import life as lives
 from dask_adaptive.actuator import Observed
+from dask_adaptive.backoff import backoff_s
 from dask_adaptive.engine.contracts import Engine
 from dask_adaptive.model import (
     Life,
@@ -222,7 +223,7 @@ class ForeignCluster:
         """Nothing more is started for a while: 1 s after the first failure, then twice as long each time, to 5 min."""
         if now_s >= self._retry_s:
             self._failures += 1
-            self._retry_s = now_s + min(300.0, 2.0 ** min(self._failures - 1, 16))
+            self._retry_s = now_s + backoff_s(self._failures, 300.0)
         self._trouble = f"a job did not start: {' '.join(why.split())}"
         if self._trouble not in self._events:
             self._events.append(self._trouble)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dask_adaptive.backoff import backoff_s
+
 __all__ = ["BROKEN_AFTER", "Health"]
 
 BROKEN_AFTER = 3
@@ -30,13 +32,13 @@ class Health:
         self.reason = reason
         if tag not in self.failed:
             self.failed.add(tag)
-            self.retry_s = now_s + (_longer(len(self.failed), LONGEST_REST_S) if rest_s is None else rest_s)
+            self.retry_s = now_s + (backoff_s(len(self.failed), LONGEST_REST_S) if rest_s is None else rest_s)
 
     def wait(self, reason: str, now_s: float) -> None:
         """The manager took less than it was asked for: the rest is asked for later."""
         self.full += 1
         self.reason = reason
-        self.retry_s = max(self.retry_s, now_s + _longer(self.full, LONGEST_WAIT_S))
+        self.retry_s = max(self.retry_s, now_s + backoff_s(self.full, LONGEST_WAIT_S))
 
     def word(self, now_s: float, trying: bool) -> str:
         """Why the pool takes no more jobs now, else "". ``trying``: a job of it is on its way."""
@@ -47,8 +49,3 @@ class Health:
         if count >= BROKEN_AFTER and trying:
             return f"{times}; waiting for one job to serve before more are asked for"
         return ""
-
-
-def _longer(times: int, longest_s: float) -> float:
-    """1, 2, 4, ... seconds; a power beyond all floats is never computed, however long it goes on."""
-    return min(longest_s, 2.0 ** min(times - 1, 16))

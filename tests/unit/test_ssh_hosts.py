@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dask_adaptive.backend._places import Place
 from dask_adaptive.backend.hosts import Host, hosts_of
 from dask_adaptive.errors import ConfigError
 
@@ -60,3 +61,12 @@ def test_a_file_has_one_host_per_line(tmp_path: Path) -> None:
 def test_what_is_no_host_is_said_in_a_sentence(given: object, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         hosts_of(given)
+
+
+def test_a_host_that_fails_is_set_aside_for_longer_each_time_however_often_it_fails() -> None:
+    place, rests = Place(Host("fir")), []
+    for _ in range(2000):
+        place.fail("fir: no route", 100.0)
+        rests.append(place.retry_s - 100.0)
+    assert [1.0, 2.0, 4.0] == rests[:3]
+    assert 300.0 == rests[-1]

@@ -14,6 +14,7 @@ from typing import Any
 
 from dask_adaptive.backend._link import Link, Message
 from dask_adaptive.backend.hosts import Host
+from dask_adaptive.backoff import backoff_s
 from dask_adaptive.errors import BackendError, Unavailable
 from dask_adaptive.model import JobId, Shape
 
@@ -81,7 +82,7 @@ class Place:
         self.failures += 1
         self.reason = reason
         longest_s = LONGEST_REST_S if self.lost or not self.alive else HURRIED_REST_S
-        self.retry_s = now_s + min(longest_s, 2.0 ** (self.failures - 1))
+        self.retry_s = now_s + backoff_s(self.failures, longest_s)
 
 
 Opened = Callable[[Host, Callable[[Message], None], Callable[[Link, str], None]], Coroutine[Any, Any, Link]]
