@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from benchmarks.live import Cell
-from benchmarks.report import Row, geometric_mean, markdown_table, median, paired
+from benchmarks.report import Ratio, Row, geometric_mean, markdown_table, median, paired
 from benchmarks.rivals import BASELINE, OURS, PLAIN, TUNED
 
 __all__ = ["Promise", "live_promises", "promises_markdown"]
@@ -44,11 +44,11 @@ def _sound(mine: Sequence[Row]) -> Iterator[Promise]:
     firsts = sorted(row.first_request_s for row in mine if row.first_request_s is not None)
     text = f"{1000 * median(firsts):.0f} ms, at most {1000 * max(firsts, default=math.nan):.0f} ms"
     yield Promise("first worker asked for within 200 ms of the first graph", text, max(firsts, default=math.inf) < 0.2)
-    yield _no_shape("slower", mine, _response)
+    yield _no_shape("slower", mine, lambda row: row.response)
 
 
 def _of_the_rule(mine: Sequence[Row], table: Sequence[Row]) -> Iterator[Promise]:
-    yield _no_shape("dearer in worker-seconds", mine, _workers)
+    yield _no_shape("dearer in worker-seconds", mine, lambda row: row.workers)
     yield _mean("response", mine, table, BASELINE, 0.8, _response)
     yield from _fewer_starts(mine, table, BASELINE)
 
@@ -71,9 +71,8 @@ def _workers(cell: Cell) -> float:
     return cell.worker_s
 
 
-def _no_shape(word: str, mine: Sequence[Row], value: Callable[[Cell], float]) -> Promise:
-    ratios = {row.name: row.response if value is _response else row.workers for row in mine}
-    known = {name: ratio.median for name, ratio in ratios.items() if ratio is not None}
+def _no_shape(word: str, mine: Sequence[Row], against: Callable[[Row], Ratio | None]) -> Promise:
+    known = {row.name: ratio.median for row in mine if (ratio := against(row)) is not None}
     over = ", ".join(f"{name} {ratio:.2f}" for name, ratio in known.items() if ratio > 1.1)
     text = f"no shape {word} than 1.1 times `{BASELINE}`"
     return Promise(text, over or f"worst {max(known.values(), default=math.nan):.2f}", not over)

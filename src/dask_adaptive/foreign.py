@@ -270,10 +270,10 @@ class ForeignCluster:
         idle: dict[str, tuple[Any, ...]] = {}
         for retire in retires:
             life = self._lives.get(retire.job)
-            if life is None or life.phase is Phase.DRAINING:
+            if life is None:
                 continue
             leaving = lives.draining(life, retire.reason, now_s)
-            if leaving.phase is not Phase.DRAINING:
+            if leaving is life:
                 continue
             self._lives[life.name] = leaving
             if retire.busy:

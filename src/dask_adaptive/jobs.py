@@ -343,7 +343,7 @@ class Jobs:
                 if retire.busy is not busy or life is None:
                     continue
                 leaving = lives.draining(life, retire.reason, now_s)
-                if leaving.phase is Phase.DRAINING and life.phase is not Phase.DRAINING:
+                if leaving is not life:
                     jobs[life.name] = [member.address for member in self._addresses(life.name)]
                     self._put(leaving, now_s)
             # what is idle goes together, since it has to share out its data; what is busy goes each for itself
@@ -516,11 +516,8 @@ class Jobs:
             await self._some_news(0.2)
         await self._operations.stop()
         failed = [why for lane in self._lanes.values() if (why := await _closed(lane.backend))]
-        return (*failed, *self._may_be_left(left))
-
-    @staticmethod
-    def _may_be_left(left: Collection[Life]) -> tuple[str, ...]:
-        return tuple(f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left)
+        left_over = [f"job {life.name} ({life.id}) may be left: {life.phase.value} {life.reason}" for life in left]
+        return (*failed, *left_over)
 
     async def leave(self) -> None:
         """Let go; the jobs stay as they are, with whatever they read."""

@@ -387,6 +387,17 @@ async def test_who_cannot_be_told_is_not_told_again():
     assert [] == pushes._listeners
 
 
+async def test_an_end_in_the_middle_of_a_greeting_hides_no_error():
+    class Cut:
+        async def write(self, message: Any) -> None:
+            pushes.end()
+            raise CommClosedError("cut")
+
+    pushes = Pushes()
+    with pytest.raises(CommClosedError):
+        await pushes.watch(Cut(), {}, details=False)
+
+
 async def test_a_clock_that_is_set_back_does_not_silence_pushes(monkeypatch: pytest.MonkeyPatch):
     words: list[str] = []
     async with scheduler() as s, engine(s) as one, client(s) as c:

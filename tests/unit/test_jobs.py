@@ -162,3 +162,14 @@ async def test_what_ends_already_is_not_told_again_however_long_it_takes() -> No
     for i in range(100):
         await site.at(1031.0 + i, names)
     assert [(twin,)] == site.backend.cancels
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+async def test_who_closes_is_told_of_every_job_that_may_be_left() -> None:
+    site = Site()
+    names = await site.run(2)
+    told = await site.jobs.aclose(0.0)
+    assert [True, True] == [sentence.startswith(f"job {name} (") for name, sentence in zip(names, told, strict=True)]
+    assert all("may be left: starting" in sentence for sentence in told)

@@ -255,4 +255,4 @@ def test_a_job_that_refused_its_drain_is_left_alone_for_a_while(ago_s: float, as
 
 def test_where_all_refused_nobody_is_asked() -> None:
     lives = [life(i, Phase.READY, ready_s=NOW_S - 100, since_s=NOW_S - 1) for i in range(3)]
-    assert Plan().retires == make_plan(snapshot(*lives, members=[0, 1, 2]), want(0, firm=True)).retires
+    assert () == make_plan(snapshot(*lives, members=[0, 1, 2]), want(0, firm=True)).retires

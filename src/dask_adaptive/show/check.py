@@ -12,7 +12,7 @@ from dask_adaptive.description import Description
 from dask_adaptive.model import Limits, Shape
 from dask_adaptive.options import PoolOptions
 from dask_adaptive.registry import load_policy
-from dask_adaptive.show.report import duration
+from dask_adaptive.show.report import count, duration
 
 __all__ = ["Meaning", "PoolMeaning", "meaning_of", "sentences"]
 
@@ -103,7 +103,7 @@ def _pool(name: str, options: PoolOptions, limits: Limits, description: Descript
 
 def sentences(meaning: Meaning) -> Iterator[str]:
     """The same for people, line by line."""
-    yield f"{f'Cluster {meaning.name}' if meaning.name else 'A cluster'} with {_count(len(meaning.pools), 'pool')}."
+    yield f"{f'Cluster {meaning.name}' if meaning.name else 'A cluster'} with {count(len(meaning.pools), 'pool')}."
     for pool in meaning.pools:
         yield from ("", *_about_pool(pool))
     if len(meaning.pools) > 1:
@@ -117,15 +117,15 @@ def _about_pool(pool: PoolMeaning) -> Iterator[str]:
     yield f"Pool {pool.name}, by backend {pool.backend}:"
     resources = "".join(f", {amount:g} {name}" for name, amount in pool.resources.items())
     memory = f", {_memory(pool.memory_bytes)}" if pool.memory_bytes else ", no memory limit"
-    worker = f"{_count(pool.threads, 'thread')}{memory}{resources}"
-    yield f"  a job is {_count(pool.workers_per_job, 'worker')} of {worker}"
+    worker = f"{count(pool.threads, 'thread')}{memory}{resources}"
+    yield f"  a job is {count(pool.workers_per_job, 'worker')} of {worker}"
     limits = Limits(pool.minimum_jobs, pool.maximum_jobs)
     if limits.minimum == limits.maximum:
         yield f"  always {_amount(limits.minimum, shape)}"
     elif limits.maximum is None:
-        yield f"  from {_count(limits.minimum, 'job')} on, without limit"
+        yield f"  from {count(limits.minimum, 'job')} on, without limit"
     else:
-        yield f"  {limits.minimum} to {_amount(limits.maximum, shape)}"
+        yield f"  {limits.minimum:,} to {_amount(limits.maximum, shape)}"
     if pool.price != 1.0:
         yield f"  price {pool.price:g} per worker and second"
     for key, value in pool.options.items():
@@ -137,17 +137,17 @@ def _amount(jobs: int, shape: Shape) -> str:
     """``10 jobs (10 workers, 40 threads, 160 GB)``."""
     workers = jobs * shape.workers
     memory = [_memory(workers * shape.memory_bytes)] if shape.memory_bytes else []
-    parts = [_count(workers, "worker"), _count(workers * shape.threads, "thread"), *memory]
-    return f"{_count(jobs, 'job')} ({', '.join(parts)})"
+    parts = [count(workers, "worker"), count(workers * shape.threads, "thread"), *memory]
+    return f"{count(jobs, 'job')} ({', '.join(parts)})"
 
 
 def _in_all(pools: tuple[PoolMeaning, ...]) -> str:
     least = sum(pool.minimum_jobs * pool.workers_per_job for pool in pools)
     tops = [None if pool.maximum_jobs is None else pool.maximum_jobs * pool.workers_per_job for pool in pools]
     if None in tops:
-        return f"from {_count(least, 'worker')} on, without limit"
+        return f"from {count(least, 'worker')} on, without limit"
     threads = sum(pool.threads * (top or 0) for pool, top in zip(pools, tops, strict=True))
-    return f"{least} to {_count(sum(top or 0 for top in tops), 'worker')}, {_count(threads, 'thread')}"
+    return f"{least:,} to {count(sum(top or 0 for top in tops), 'worker')}, {count(threads, 'thread')}"
 
 
 def _about_sizing(meaning: Meaning) -> Iterator[str]:
@@ -188,10 +188,6 @@ def _about_the_rest(meaning: Meaning) -> Iterator[str]:
         yield f"Troubles are told to: {_plain(meaning.on_event)}."
     if meaning.head["where"] == "job":
         yield f"Its head is a job of pool {meaning.head['pool'] or meaning.pools[0].name}."
-
-
-def _count(amount: float, word: str) -> str:
-    return f"{amount:g} {word}{'' if amount == 1 else 's'}"
 
 
 def _memory(amount: int) -> str:

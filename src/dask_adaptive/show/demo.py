@@ -153,10 +153,7 @@ def demo(output: Path, *, files: int = 1200, maximum: int | None = None) -> None
     sources = find_sources(files)
     if not sources:
         raise ConfigError(f"no package of this Python has {files} files or fewer to read")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--output: {output} cannot be made: {error.strerror or error}") from error
+    output.mkdir(parents=True, exist_ok=True)
     journal = output / "journal.jsonl"
     started_s = clock()
     click.echo(f"Reading {len(sources):,} Python files of {len(_parts(sources)):,} packages, three times over.")

@@ -174,11 +174,12 @@ def _until_ctrl_c(goes_on: bool) -> AbstractContextManager[Any]:
 
 def _show(about: Mapping[str, Any]) -> None:
     from dask_adaptive.head.attach import job_table_of
+    from dask_adaptive.show.report import count
 
     tasks = about["tasks"]
     click.echo(f"cluster {about['name']}, up for {_age(about['since_s'])}, process {about['pid']} on {about['host']}")
-    sizes = [f"{about[each]} {each[:-1] if about[each] == 1 else each}" for each in ("workers", "threads")]
-    click.echo(f"{', '.join(sizes)}; tasks: {_counts(tasks)}")
+    sizes = f"{count(about['workers'], 'worker')}, {count(about['threads'], 'thread')}"
+    click.echo(f"{sizes}; tasks: {_counts(tasks)}")
     for pool in about["pools"]:
         top = "without limit" if pool["maximum"] is None else f"to {pool['maximum']}"
         size = f"{pool['jobs']} jobs, {pool['wanted']} wanted ({pool['minimum']} {top})"

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from dask_adaptive.model import ALIVE, Phase, Record
+from dask_adaptive.show.report import count
 from dask_adaptive.show.timeline import Decision, decisions_of, jobs_by_phase, work_of
 
 __all__ = ["LiveView", "Recorded", "headline", "news"]
@@ -41,11 +42,10 @@ class Recorded(Protocol):
 
 def headline(record: Record) -> str:
     """Size and work in one line: ``3 jobs (2 ready, 1 starting), 40 tasks (2 running)``."""
-    alive = {phase: count for phase, count in jobs_by_phase(record.snapshot).items() if phase in ALIVE}
+    alive = _sizes(record)
     work = work_of(record.snapshot)
-    jobs = f"{sum(alive.values())} job{'' if sum(alive.values()) == 1 else 's'}"
-    tasks = f"{work.pending:,} task{'' if work.pending == 1 else 's'}"
-    phases = ", ".join(f"{alive[phase]} {phase.value}" for phase in Phase if phase in alive)
+    jobs, tasks = count(sum(alive.values()), "job"), count(work.pending, "task")
+    phases = ", ".join(f"{alive[phase]:,} {phase.value}" for phase in Phase if phase in alive)
     return f"{jobs}{phases and f' ({phases})'}, {tasks}{f' ({work.running:,} running)' if work.running else ''}"
 
 
@@ -66,7 +66,7 @@ def _words(decision: Decision, record: Record) -> str:
 
 
 def _sizes(record: Record) -> Counter[Phase]:
-    return Counter({phase: count for phase, count in jobs_by_phase(record.snapshot).items() if phase in ALIVE})
+    return Counter({phase: jobs for phase, jobs in jobs_by_phase(record.snapshot).items() if phase in ALIVE})
 
 
 def _failed(record: Record, before: Record | None) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ __all__ = [
     "check_report",
     "check_writable",
     "comparison",
+    "count",
     "duration",
     "figures",
     "read_run",
@@ -190,13 +191,13 @@ def summary(totals: Totals) -> str:
     parts = [
         duration(totals.duration_s),
         f"{totals.worker_s:,.0f} worker-seconds",
-        f"at most {_count(totals.largest, 'worker')}",
-        f"{_count(totals.submitted, 'job')} in {_count(totals.submits, 'submit')}",
+        f"at most {count(totals.largest, 'worker')}",
+        f"{count(totals.submitted, 'job')} in {count(totals.submits, 'submit')}",
     ]
     if totals.failures:
-        parts.append(f"{_count(totals.failures, 'job')} failed")
+        parts.append(f"{count(totals.failures, 'job')} failed")
     if totals.errors:
-        parts.append(f"{_count(totals.errors, 'round')} without a decision")
+        parts.append(f"{count(totals.errors, 'round')} without a decision")
     return ", ".join(parts)
 
 
@@ -210,7 +211,8 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """``1 job``, ``2 jobs``, ``1,000 jobs``."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 

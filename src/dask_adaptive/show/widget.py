@@ -13,6 +13,7 @@ from dask_adaptive.errors import AdaptiveError
 from dask_adaptive.model import ALIVE, Phase, Record
 from dask_adaptive.show.bulletin import spent
 from dask_adaptive.show.picture import BANDS
+from dask_adaptive.show.report import count
 from dask_adaptive.show.timeline import Decision, decisions_of, jobs_by_phase, work_of
 
 __all__ = ["make_widget", "status_html"]
@@ -63,12 +64,12 @@ def _bar(record: Record) -> str:
     """One coloured piece for each phase, as wide as its share, and the numbers in words."""
     counts = jobs_by_phase(record.snapshot)
     shown = [
-        (label, colour, count) for label, colour, phases in BANDS if (count := sum(counts[phase] for phase in phases))
+        (label, colour, jobs) for label, colour, phases in BANDS if (jobs := sum(counts[phase] for phase in phases))
     ]
     if not shown:
         return "none"
-    pieces = "".join(f'<span style="flex: {count}; background: {colour}"></span>' for _, colour, count in shown)
-    words = ", ".join(f"{count} {label}" for label, _, count in shown)
+    pieces = "".join(f'<span style="flex: {jobs}; background: {colour}"></span>' for _, colour, jobs in shown)
+    words = ", ".join(f"{jobs:,} {label}" for label, _, jobs in shown)
     return f'<div style="display: flex; width: 16em; height: .7em; margin: .3em 0">{pieces}</div>{words}'
 
 
@@ -82,10 +83,10 @@ def _pools(record: Record, told: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for name, state in record.snapshot.pools.items():
         limits = state.pool.limits
-        top = "without a maximum" if limits.maximum is None else f"at most {limits.maximum}"
+        top = "without a maximum" if limits.maximum is None else f"at most {limits.maximum:,}"
         size = sum(life.pool == name and life.phase in ALIVE for life in record.snapshot.lives.values())
         failed = sum(life.pool == name and life.phase is Phase.FAILED for life in record.snapshot.lives.values())
-        said = [f"{size} job{'' if size == 1 else 's'}; at least {limits.minimum}, {top}"]
+        said = [f"{count(size, 'job')}; at least {limits.minimum:,}, {top}"]
         if name in told:
             learned = told[name]["startup"]
             said += [f"starts in {learned['start'][0]:.1f} s"] if "start" in learned else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from distributed.batched import BatchedSend
@@ -34,7 +35,8 @@ class Pushes:
         try:
             await comm.write({"workers": workers})  # before the stream starts: two writers must not meet
         except BaseException:
-            self._listeners.remove(listener)
+            with suppress(ValueError):  # ``end`` may have been faster
+                self._listeners.remove(listener)
             raise
         stream.start(comm)
         return Status.dont_reply
