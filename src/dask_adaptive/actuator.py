@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from dask_adaptive.model import Life, Load, Plan, PoolState
@@ -13,12 +13,11 @@ __all__ = ["Actuator", "Observed"]
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """The jobs as of now. ``events`` are sentences; ``reluctant`` jobs refused to be drained a moment ago."""
+    """The jobs as of now. ``events`` are sentences."""
 
     lives: Mapping[str, Life]
     pools: Mapping[str, PoolState]
     events: tuple[str, ...] = ()
-    reluctant: frozenset[str] = field(default_factory=frozenset)
 
 
 class Actuator(Protocol):

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
-from dask_adaptive.actuator import Actuator, Observed
+from dask_adaptive.actuator import Actuator
 from dask_adaptive.engine.contracts import Engine
 from dask_adaptive.errors import EngineError, PolicyError
 from dask_adaptive.journal import Journal
@@ -175,7 +175,7 @@ class Controller:
         error = await self._look()
         now_s = self._now()
         observed = self.actuator.observe(None if error else self._load, now_s)
-        snapshot = self._snapshot(observed, now_s)
+        snapshot = Snapshot(now_s, self.interval_s, self._load, observed.lives, observed.pools)
         too_long = outlasting(snapshot)
         self._events += [sentence for prefix, sentence in too_long.items() if prefix not in self._outlasting]
         self._outlasting = frozenset(too_long)
@@ -227,12 +227,6 @@ class Controller:
             self._events.append(f"the scheduler answers again after {self._now() - self.lost_s:.0f} s")
             self.lost_s = 0.0
         return ""
-
-    def _snapshot(self, observed: Observed, now_s: float) -> Snapshot:
-        load = self._load
-        if observed.reluctant:
-            load = replace(load, idle=tuple(idle for idle in load.idle if idle.name not in observed.reluctant))
-        return Snapshot(now_s, self.interval_s, load, observed.lives, observed.pools)
 
     def _keep(self, record: Record) -> Record:
         self._number += 1

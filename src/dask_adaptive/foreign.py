@@ -39,7 +39,6 @@ __all__ = ["POOL", "TIMEOUTS", "ForeignCluster", "Members", "Seen", "Side", "Wor
 logger = logging.getLogger(__name__)
 
 POOL = "default"
-RELUCTANT_S = 5.0
 TIMEOUTS = Timeouts(start_s=120.0, lost_s=10.0, drain_s=600.0, end_s=15.0)
 LEAVING = (Phase.DRAINING, Phase.ENDING)
 
@@ -119,7 +118,6 @@ class ForeignCluster:
         self._looked: Members | None = None
         self._settled = False
         self._starts = deque(() if startup is None else startup.start_s, maxlen=32)
-        self._reluctant: dict[str, float] = {}
         self._handed: dict[str, tuple[Any, ...]] = {}
         self._growing = 0
         self._trouble, self._retry_s, self._failures = "", 0.0, 0
@@ -150,8 +148,7 @@ class ForeignCluster:
             if not self._settled or load.members is not self._looked:
                 self._look(load.members, now_s)
         events, self._events = tuple(self._events), []
-        self._reluctant = {job: at for job, at in self._reluctant.items() if now_s - at < RELUCTANT_S}
-        return Observed(self._shown, {POOL: self._state(now_s)}, events, frozenset(self._reluctant))
+        return Observed(self._shown, {POOL: self._state(now_s)}, events)
 
     def _state(self, now_s: float) -> PoolState:
         return PoolState(
@@ -295,7 +292,6 @@ class ForeignCluster:
             life = self._lives[name]
             refusal = str(outcome) if isinstance(outcome, BaseException) else outcome.get(name, "no answer")
             if refusal:
-                self._reluctant[name] = now_s
                 self._events.append(f"{name} stays: {refusal}")
                 self._lives[name] = lives.kept(life, refusal, now_s)
             else:

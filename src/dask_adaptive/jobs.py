@@ -45,7 +45,6 @@ KEEP_OVER = 200
 """How many jobs that are over are remembered, for their logs and reasons."""
 
 SAMPLES = 32
-RELUCTANT_S = 5.0
 UNKNOWN_AT_CLOSE_S = 5.0
 
 
@@ -141,7 +140,6 @@ class Jobs:
             lane.stale = "jobs of an earlier controller are looked for"
         self._pool_of_tag: dict[str, str] = {}
         self._submitting: set[str] = set()
-        self._reluctant: dict[str, float] = {}
         self._operations = Operations()
         self._events: list[str] = []
         self.errors: dict[str, Counter[str]] = {name: Counter() for name in self.setups}
@@ -173,9 +171,8 @@ class Jobs:
         if self._changed_lives:
             self._shown, self._changed_lives = dict(self._lives), False
         events, self._events = tuple(self._events), []
-        self._reluctant = {job: at for job, at in self._reluctant.items() if now_s - at < RELUCTANT_S}
         pools = {name: self._state(setup, now_s) for name, setup in self.setups.items()}
-        return Observed(self._shown, pools, events, frozenset(self._reluctant))
+        return Observed(self._shown, pools, events)
 
     def _state(self, setup: PoolSetup, now_s: float) -> PoolState:
         name, lane, health = setup.pool.name, self._lanes[id(setup.backend)], self._health[setup.pool.name]
@@ -365,7 +362,6 @@ class Jobs:
                 continue
             refusal = str(outcome) if isinstance(outcome, BaseException) else outcome.get(name, "no answer")
             if refusal:
-                self._reluctant[name] = now_s
                 self._events.append(f"job {name} stays: {refusal}")
                 self._put(lives.kept(life, refusal, now_s), now_s)
             else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from dask_adaptive.errors import PolicyError, nearest
 from dask_adaptive.model import (
@@ -24,6 +25,7 @@ from dask_adaptive.model import (
     Capacity,
     IdleJob,
     Life,
+    Load,
     Phase,
     Plan,
     PoolState,
@@ -41,7 +43,7 @@ from dask_adaptive.walltime import leaving
 __all__ = ["checked", "make_plan", "view_of"]
 
 REFUSED_S = 5.0
-"""How long a job whose drain was refused is not asked again."""
+"""How long a job whose drain was refused is not asked again, and not counted as idle."""
 
 # The hash of an enum member is computed in Python, its identity is not: this is what makes 10,000 jobs cheap.
 _PHASES = {id(phase): phase for phase in Phase}
@@ -49,22 +51,22 @@ _PHASES = {id(phase): phase for phase in Phase}
 
 def view_of(snapshot: Snapshot) -> View:
     """What a policy may know of a snapshot: jobs counted by pool and phase in one pass."""
-    counts = _counts(snapshot.lives)
+    counts, load = _counts(snapshot.lives), _willing(snapshot)
     known, ready = snapshot.lives.get, Phase.READY
-    serving = [life.pool for job in snapshot.load.idle if (life := known(job.name)) is not None and life.phase is ready]
+    serving = [life.pool for job in load.idle if (life := known(job.name)) is not None and life.phase is ready]
     idle = Counter(serving)
     pools = tuple(
         PoolView(
             pool=state.pool,
             phases=counts.get(name, {}),
-            capacity=snapshot.load.pools.get(name, Capacity()),
+            capacity=load.pools.get(name, Capacity()),
             startup=state.startup,
             broken=state.broken,
             idle=idle[name],
         )
         for name, state in snapshot.pools.items()
     )
-    return View(snapshot.at_s, snapshot.interval_s, snapshot.load, pools)
+    return View(snapshot.at_s, snapshot.interval_s, load, pools)
 
 
 def make_plan(snapshot: Snapshot, target: Target, view: View | None = None) -> Plan:
@@ -157,9 +159,17 @@ def _room(state: PoolState, missing: int, alive: int, at_s: float) -> tuple[int,
     return max(0, maximum - alive), f"{alive} of at most {maximum} jobs are there, those that are ending included"
 
 
-def _refused_lately(life: Life, at_s: float) -> bool:
-    """Whether it serves again since a drain was refused, and is not asked for some time: what it holds stays."""
-    return life.phase is Phase.READY and life.since_s > life.ready_s and at_s - life.since_s < REFUSED_S
+def _refused_lately(snapshot: Snapshot) -> frozenset[str]:
+    """Jobs that serve again since a drain was refused, and are not asked for some time: what they hold stays."""
+    after_s, ready = snapshot.at_s - REFUSED_S, Phase.READY
+    recent = [life for life in snapshot.lives.values() if life.since_s > after_s]
+    return frozenset(life.name for life in recent if life.phase is ready and life.since_s > life.ready_s)
+
+
+def _willing(snapshot: Snapshot) -> Load:
+    """The load, with those jobs only as idle that could be given up now."""
+    load, refused = snapshot.load, _refused_lately(snapshot)
+    return replace(load, idle=tuple(job for job in load.idle if job.name not in refused)) if refused else load
 
 
 def _give_up(
@@ -173,8 +183,8 @@ def _give_up(
 ) -> int:
     """Plan to give up at most ``surplus`` jobs, none of those ``going`` anyway; return how many could not be."""
     idle: dict[str, IdleJob] = {job.name: job for job in snapshot.load.idle}
-    mine = (life for life in snapshot.lives.values() if life.pool == pool and life.name not in going)
-    own = [life for life in mine if not _refused_lately(life, snapshot.at_s)]
+    apart = going | _refused_lately(snapshot)
+    own = [life for life in snapshot.lives.values() if life.pool == pool and life.name not in apart]
     chosen = victims(own, idle, snapshot.load.members, surplus, busy=want.firm)
     for life in chosen:
         if life.phase is Phase.READY:

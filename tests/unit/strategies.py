@@ -141,7 +141,8 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     idle = []
     for i in range(draw(st.integers(0, 30))):
         name = f"abcdefgh.{i}"
-        life = Life(name, draw(st.sampled_from(names)), draw(st.sampled_from(Phase)), now_s - i, present=0)
+        phase, refused_s = draw(st.sampled_from(Phase)), draw(st.sampled_from([0, 20]))
+        life = Life(name, draw(st.sampled_from(names)), phase, now_s - i, ready_s=now_s - i - refused_s)
         lives[name] = life
         if life.phase is Phase.READY and draw(st.booleans()):
             idle.append(IdleJob(name, now_s - draw(st.integers(0, 9)), only_bytes=draw(st.integers(0, 3))))

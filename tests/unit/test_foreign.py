@@ -11,6 +11,8 @@ from dask_adaptive.foreign import ForeignCluster, Seen
 from dask_adaptive.model import Cancel, Load, Member, Phase, Plan, Retire, Shape, Submit
 from dask_adaptive.plain import Plain
 
+from .rounds import idle_and_asked
+
 
 class FakeEngine:
     """Drains at once what it does not refuse."""
@@ -178,9 +180,20 @@ async def test_a_refused_job_stays_and_is_left_alone_for_a_while() -> None:
     assert [(("a", "b"), False)] == engine.drains
     assert ["b"] == side.released
     assert ("a stays: busy",) == observed.events
-    assert {"a"} == observed.reluctant
     assert {"a": Phase.READY} == phases(actuator.observe(load(members("a")), 4.0))
-    assert set() == actuator.observe(load(members("a")), 9.0).reluctant
+    assert (0, ()) == idle_and_asked(actuator.observe(load(members("a")), 7.9), ["a"], 7.9)
+    assert (1, ("a",)) == idle_and_asked(actuator.observe(load(members("a")), 8.1), ["a"], 8.1)
+
+
+async def test_a_job_of_which_a_part_came_is_left_alone_for_a_while_too() -> None:
+    side, there = FakeSide({"a": Seen(workers=2)}), load(members("a"))
+    actuator = ForeignCluster(side, FakeEngine({"a": "an actor"}))
+    actuator.observe(there, 1.0)
+    actuator.act(Plan(retires=(Retire("a", "late", busy=True),)), 200.0)
+    await settled()
+    assert (0, ()) == idle_and_asked(actuator.observe(there, 201.0), ["a"], 201.0)
+    assert (0, ()) == idle_and_asked(actuator.observe(there, 205.9), ["a"], 205.9)
+    assert (1, ("a",)) == idle_and_asked(actuator.observe(there, 206.1), ["a"], 206.1)
 
 
 async def test_busy_jobs_are_drained_each_for_itself() -> None:

@@ -12,6 +12,8 @@ from dask_adaptive.errors import Unavailable
 from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.model import Load, Member, Phase, Plan, Pool, Retire, Shape, Spec, Submit, Timeouts
 
+from .rounds import idle_and_asked
+
 TIMEOUTS = Timeouts(start_s=60.0, end_s=10.0)
 LAG_S = 20.0
 NOTHING = Plan()
@@ -122,6 +124,18 @@ async def test_a_job_of_which_a_part_came_is_drained_and_one_of_which_nothing_ca
     observed = await site.at(1103.0, [part])
     assert (Phase.READY, 1) == (observed.lives[part].phase, observed.lives[part].present)
     assert [] == site.backend.cancels
+
+
+async def test_a_refused_job_is_neither_idle_nor_asked_again_for_a_while() -> None:
+    site = Site()
+    names = await site.run(2)
+    await site.at(1010.0, names)
+    await site.at(1020.0, names, retire(names[:1], busy=False))
+    site.engine.answers[names[0]].set_result("it holds an actor")
+    await site.at(1021.0, names)
+    for now_s in (1022.0, 1025.9):
+        assert (1, names[1:]) == idle_and_asked(await site.at(now_s, names), names, now_s)
+    assert (2, names) == idle_and_asked(await site.at(1027.1, names), names, 1027.1)
 
 
 # --- jobs that are there twice ------------------------------------------------------------------------------------

@@ -214,8 +214,9 @@ def test_the_view_counts_every_job_once(seen):
         for phase in Phase:
             expected = sum(one.pool == pool.pool.name and one.phase is phase for one in seen.lives.values())
             assert expected == pool.phases.get(phase, 0)
-        idle = sum(seen.lives[job.name].pool == pool.pool.name for job in seen.load.idle)
-        assert idle == pool.idle
+        mine = [one for job in seen.load.idle if (one := seen.lives[job.name]).pool == pool.pool.name]
+        assert pool.idle == sum(one.since_s == one.ready_s or seen.at_s - one.since_s >= 5.0 for one in mine)
+    assert sum(pool.idle for pool in view.pools) == len(view.load.idle)
 
 
 def test_the_view_passes_on_capacity_and_what_is_broken():
@@ -251,6 +252,8 @@ def test_a_job_that_refused_its_drain_is_left_alone_for_a_while(ago_s: float, as
     other = life(1, Phase.READY, ready_s=NOW_S - 50, since_s=NOW_S - 50)
     plan = make_plan(snapshot(refused, other, members=[0, 1]), want(0, firm=True))
     assert asked == sorted(given_up(plan))
+    idle = view_of(snapshot(refused, other, members=[0, 1], idle=[0, 1]))
+    assert (len(asked), asked) == (idle.pools[0].idle, [job.name.partition(".")[2] for job in idle.load.idle])
 
 
 def test_where_all_refused_nobody_is_asked() -> None:
