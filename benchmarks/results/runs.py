@@ -34,8 +34,9 @@ KEY = ("instance", "backend", "policy", "knob", "seed", "time_value")
 """Fields of a row that tell it from all others."""
 
 WORLD = (
-    *("sim", "controller.py", "jobs.py", "plan.py", "model.py", "life.py", "upkeep.py", "health.py", "operations.py"),
-    *(f"policy/{name}.py" for name in ("classic", "combine", "contracts", "demand", "victims")),
+    *("sim", "controller.py", "jobs.py", "plan.py", "model.py", "life.py", "upkeep.py", "health.py", "backoff.py"),
+    *("operations.py", "walltime.py"),
+    *(f"policy/{name}.py" for name in ("classic", "combine", "contracts", "demand", "floors", "victims")),
 )
 """Files and folders of the package that every run depends on."""
 

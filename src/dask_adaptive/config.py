@@ -18,6 +18,7 @@ from dask.utils import parse_bytes, parse_timedelta
 
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.model import Limits, Shape
+from dask_adaptive.phrases import count
 from dask_adaptive.registry import backends
 
 __all__ = [
@@ -209,13 +210,9 @@ def limits_of(bounds: Bounds, shape: Shape, default_maximum: int | None) -> Limi
         key, maximum = "maximum", math.inf if default_maximum is None else max(default_maximum, minimum)
     if minimum > maximum:
         least = max(low, key=lambda each: low[each])
-        below = f"{least}={getattr(bounds, least)!r} ({_count(minimum)})"
-        raise ConfigError(f"{below} is above {key}={getattr(bounds, key)!r} ({_count(maximum)})")
+        below = f"{least}={getattr(bounds, least)!r} ({count(int(minimum), 'job')})"
+        raise ConfigError(f"{below} is above {key}={getattr(bounds, key)!r} ({count(int(maximum), 'job')})")
     return Limits(int(minimum), None if math.isinf(maximum) else int(maximum))
-
-
-def _count(jobs: float) -> str:
-    return "1 job" if jobs == 1 else f"{jobs:g} jobs"
 
 
 def size_of(shape: Shape, **said: Amount) -> int:

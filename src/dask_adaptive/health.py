@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dask_adaptive.backoff import backoff_s
+from dask_adaptive.phrases import count
 
 __all__ = ["BROKEN_AFTER", "Health"]
 
@@ -42,10 +43,10 @@ class Health:
 
     def word(self, now_s: float, trying: bool) -> str:
         """Why the pool takes no more jobs now, else "". ``trying``: a job of it is on its way."""
-        count = len(self.failed)
-        times = f"{count} failure{'s' if count > 1 else ''} in a row; the last: {self.reason}" if count else self.reason
+        failures = len(self.failed)
+        times = f"{count(failures, 'failure')} in a row; the last: {self.reason}" if failures else self.reason
         if now_s < self.retry_s:
             return times
-        if count >= BROKEN_AFTER and trying:
+        if failures >= BROKEN_AFTER and trying:
             return f"{times}; waiting for one job to serve before more are asked for"
         return ""

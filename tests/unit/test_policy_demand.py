@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from dask_adaptive.model import Capacity, Group, Limits, Load, Pool, PoolView, Shape, View
-from dask_adaptive.policy.demand import Guess, demands, gaps_s, guess, number, whole
+from dask_adaptive.policy.demand import Guess, demands, gaps_s, guess, whole
 
 from .strategies import views
 
@@ -94,11 +94,6 @@ def test_waiting_work_is_in_sight_one_step_ahead():
 def test_what_runs_longer_than_expected_will_take_as_long_again():
     late = group("a", ready=1, running=1, mean_s=5.0, oldest_s=20.0)
     assert {"b-1": pytest.approx(20.0)} == gaps_s(load(late, group("b", waiting=9, after=("a-1",))), 0.5)
-
-
-@pytest.mark.parametrize(("value", "text"), [(0.002, "0.002"), (5.0, "5"), (12.345, "12.3"), (123456.7, "123457")])
-def test_numbers_in_a_sentence(value, text):
-    assert text == number(value)
 
 
 @given(seen=views())

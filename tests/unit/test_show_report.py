@@ -12,15 +12,7 @@ import pytest
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.journal import Journal
 from dask_adaptive.model import Limits, Phase
-from dask_adaptive.show.report import (
-    check_writable,
-    duration,
-    read_run,
-    report_one,
-    report_several,
-    summary,
-    write_report,
-)
+from dask_adaptive.show.report import check_writable, read_run, report_one, report_several, summary, write_report
 from dask_adaptive.show.timeline import Totals
 
 from .records import burst, record
@@ -94,14 +86,6 @@ def test_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):
 def test_summary_is_one_line_and_tells_of_failures_only_when_there_are_any():
     assert summary(Totals(12.34, 40.2, 1, 1, 6)) == "12.3 s, 40 worker-seconds, at most 1 worker, 6 jobs in 1 submit"
     assert summary(Totals(failures=1, errors=2)).endswith("1 job failed, 2 rounds without a decision")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0.0 s"), (59.4, "59.4 s"), (200, "3 min 20 s"), (7500, "2 h 5 min"), (59.97, "1 min 0 s")],
-)
-def test_durations_are_said_as_people_say_them(seconds, words):
-    assert duration(seconds) == words
 
 
 # --- any journal -----------------------------------------------------------------------------------------------------

@@ -11,18 +11,9 @@ from collections.abc import Mapping
 
 from dask_adaptive.errors import ConfigError, PolicyError, nearest
 from dask_adaptive.model import Load, Past, PoolView, Target, View, Want
-from dask_adaptive.policy.demand import THREADS, Demand, demands, gaps_s, guess, guess_again_s, number, whole
-from dask_adaptive.policy.floors import (
-    SPARE,
-    bytes_text,
-    count,
-    for_clients,
-    for_pinned,
-    for_results,
-    growth,
-    memory_jobs,
-    unique_bytes,
-)
+from dask_adaptive.phrases import bytes_text, count, number
+from dask_adaptive.policy.demand import THREADS, Demand, demands, gaps_s, guess, guess_again_s, whole
+from dask_adaptive.policy.floors import SPARE, for_clients, for_pinned, for_results, growth, memory_jobs, unique_bytes
 
 __all__ = ["Doubling", "Fixed", "TargetDuration"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.model import Limits, Past, Phase, PoolView, Target, View, Want
+from dask_adaptive.phrases import number
 from dask_adaptive.policy.contracts import FRESH, Policy
-from dask_adaptive.policy.demand import number
 
 __all__ = ["Budget", "Hours", "Largest", "Limit", "Patience", "standard"]
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Past, Phase, PoolView, Target, View, Want
-from dask_adaptive.policy.demand import THREADS, impossible_words, number, pinned_words, shares
+from dask_adaptive.phrases import count, number
+from dask_adaptive.policy.demand import THREADS, impossible_words, pinned_words, shares
 from dask_adaptive.policy.durations import GUESSED, Durations, remembered
 from dask_adaptive.policy.effect import Effect
 from dask_adaptive.policy.floors import (
-    count,
     for_clients,
     for_pinned,
     for_results,

@@ -25,7 +25,6 @@ __all__ = [
     "guess",
     "guess_again_s",
     "impossible_words",
-    "number",
     "pinned_words",
     "shares",
     "whole",
@@ -121,11 +120,6 @@ def guess_again_s(load: Load, unknown_s: float) -> float | None:
 
 def _next_step_s(age_s: float, steps: tuple[float, ...]) -> float:
     return min((step - age_s for step in steps if age_s < step), default=age_s / 4)
-
-
-def number(value: float) -> str:
-    """A number for a sentence: three digits at least, never an exponent for a large one."""
-    return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
 def whole(jobs: Mapping[str, float], spare: float = 0.0) -> int:

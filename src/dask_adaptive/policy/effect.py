@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dask_adaptive.model import Group
-from dask_adaptive.policy.demand import number
-from dask_adaptive.policy.floors import count
+from dask_adaptive.phrases import count, number
 
 __all__ = ["Effect"]
 

@@ -9,12 +9,10 @@ import math
 from collections.abc import Mapping
 
 from dask_adaptive.model import Load, PoolView, View, Want
-from dask_adaptive.policy.demand import number
+from dask_adaptive.phrases import count, number
 
 __all__ = [
     "SPARE",
-    "bytes_text",
-    "count",
     "for_clients",
     "for_pinned",
     "for_results",
@@ -64,16 +62,6 @@ def for_clients(wants: Mapping[str, Want], view: View) -> Mapping[str, Want]:
     name = min(view.pools, key=lambda pool: (bool(pool.broken), pool.pool.price)).pool.name
     reason = f"{wants[name].reason}; {count(waiting, 'client')} waiting for a worker"
     return {**wants, name: Want(1, reason)}
-
-
-def count(amount: int, noun: str) -> str:
-    """``1 job``, ``2 jobs``."""
-    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
-
-
-def bytes_text(amount: float) -> str:
-    """A number of bytes for a sentence."""
-    return f"{number(amount / 1e9)} GB" if amount >= 1e9 else f"{number(amount / 1e6)} MB"
 
 
 def for_starved(want: Want, pool: PoolView, wait_s: float, worth_s: float) -> Want:

@@ -16,8 +16,7 @@ from statistics import fmean, pvariance
 from typing import Any
 
 from dask_adaptive.model import PoolView, Want
-from dask_adaptive.policy.demand import number
-from dask_adaptive.policy.floors import count
+from dask_adaptive.phrases import count, number
 from dask_adaptive.policy.remaining import Piece
 from dask_adaptive.policy.worth import Terms
 

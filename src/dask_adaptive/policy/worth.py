@@ -31,8 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dask_adaptive.model import Want
-from dask_adaptive.policy.demand import number
-from dask_adaptive.policy.floors import count
+from dask_adaptive.phrases import count, number
 from dask_adaptive.policy.profile import Profile
 from dask_adaptive.policy.release import LEAST_S, Idle, rental
 from dask_adaptive.policy.turns import Turns

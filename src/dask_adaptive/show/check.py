@@ -11,8 +11,8 @@ from dask.utils import format_bytes
 from dask_adaptive.description import Description
 from dask_adaptive.model import Limits, Shape
 from dask_adaptive.options import PoolOptions
+from dask_adaptive.phrases import count, duration
 from dask_adaptive.registry import load_policy
-from dask_adaptive.show.report import count, duration
 
 __all__ = ["Meaning", "PoolMeaning", "meaning_of", "sentences"]
 

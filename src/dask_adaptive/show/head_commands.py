@@ -174,7 +174,7 @@ def _until_ctrl_c(goes_on: bool) -> AbstractContextManager[Any]:
 
 def _show(about: Mapping[str, Any]) -> None:
     from dask_adaptive.head.attach import job_table_of
-    from dask_adaptive.show.report import count
+    from dask_adaptive.phrases import count
 
     tasks = about["tasks"]
     click.echo(f"cluster {about['name']}, up for {_age(about['since_s'])}, process {about['pid']} on {about['host']}")

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Protocol, TextIO
 
 from dask_adaptive.model import ALIVE, Phase, Record
-from dask_adaptive.show.report import count
+from dask_adaptive.phrases import count
 from dask_adaptive.show.timeline import Decision, decisions_of, jobs_by_phase, work_of
 
 __all__ = ["LiveView", "Recorded", "headline", "news"]

@@ -13,6 +13,7 @@ from typing import Any
 from dask_adaptive.errors import ConfigError, nearest
 from dask_adaptive.journal import read
 from dask_adaptive.model import Record
+from dask_adaptive.phrases import count, duration
 from dask_adaptive.show.picture import Group, beside, matplotlib, picture
 from dask_adaptive.show.timeline import Decision, Timeline, Totals, timeline_of
 
@@ -22,8 +23,6 @@ __all__ = [
     "check_report",
     "check_writable",
     "comparison",
-    "count",
-    "duration",
     "figures",
     "read_run",
     "report_one",
@@ -199,21 +198,6 @@ def summary(totals: Totals) -> str:
     if totals.errors:
         parts.append(f"{count(totals.errors, 'round')} without a decision")
     return ", ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``4.2 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
-def count(number: int, noun: str) -> str:
-    """``1 job``, ``2 jobs``, ``1,000 jobs``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 # --- the page --------------------------------------------------------------------------------------------------

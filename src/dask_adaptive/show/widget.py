@@ -11,9 +11,9 @@ from typing import Any
 
 from dask_adaptive.errors import AdaptiveError
 from dask_adaptive.model import ALIVE, Phase, Record
+from dask_adaptive.phrases import count
 from dask_adaptive.show.bulletin import spent
 from dask_adaptive.show.picture import BANDS
-from dask_adaptive.show.report import count
 from dask_adaptive.show.timeline import Decision, decisions_of, jobs_by_phase, work_of
 
 __all__ = ["make_widget", "status_html"]
