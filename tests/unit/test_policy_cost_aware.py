@@ -161,6 +161,17 @@ def test_pauses_that_last_teach_to_let_go_sooner_and_those_that_end_to_wait() ->
     assert wait_s(50.0) > 1.5 * fresh
 
 
+@pytest.mark.parametrize("before_s", [50.0, 5000.0])
+def test_the_time_before_the_first_work_is_no_pause(before_s: float) -> None:
+    """How long the first graph was in coming says nothing of how soon the next one comes."""
+    nothing = view(pool(0, startup=CLOUD))
+    busy = later(view(pool(4, idle=0, startup=CLOUD), groups=(work(4, 10.0, running=4),)), before_s)
+    quiet = later(view(pool(4, startup=CLOUD)), before_s + 10.0)
+    waited = decided(CostAware(), nothing, later(nothing, 0.1), busy, quiet)
+    at_once = decided(CostAware(), busy, quiet)
+    assert at_once.look_again_s == waited.look_again_s
+
+
 def test_what_the_last_work_did_without_is_kept_half_as_long() -> None:
     """Four jobs were needed once; since then a short task comes every second. A restart costs 60 s and 3 s beside."""
     busy = view(pool(4, idle=0, startup=CLOUD), groups=(work(4, 10.0, running=4),))

@@ -75,9 +75,10 @@ class CostAware:
     Notes
     -----
     ``patient``: it decides itself how long idle jobs are kept, so no ``Patience`` is put around it. Its past: ``kinds``
-    (mean seconds by prefix, at most 256), ``pauses`` (lengths of the last 16 times without work), ``quiet_s`` (since
-    when there is none), ``stream`` (small graphs that keep coming), and for each pool since when which ranks are idle,
-    the most that were needed, when was asked last, and when it was broken last.
+    (mean seconds by prefix, at most 256), ``worked`` (whether there ever was work), ``pauses`` (lengths of the last 16
+    times without it since then), ``quiet_s`` (since when there is none), ``stream`` (small graphs that keep coming),
+    and for each pool since when which ranks are idle, the most that were needed, when was asked last, and when it was
+    broken last.
     """
 
     patient = True
@@ -158,7 +159,8 @@ class CostAware:
             looks += [] if found.look_s is None else [found.look_s]
         ordered = for_clients({pool.pool.name: wants[pool.pool.name] for pool in view.pools}, view)
         target = Target(ordered, min(looks, default=None), tuple(work.declined), tuple(work.impossible))
-        return target, {"kinds": kinds, "pauses": pauses, "quiet_s": quiet_s, "pools": pools, "stream": stream.plain()}
+        rhythm = {"worked": bool(pieces) or past.get("worked", False), "pauses": pauses, "quiet_s": quiet_s}
+        return target, {"kinds": kinds, **rhythm, "pools": pools, "stream": stream.plain()}
 
     def _terms(self, pool: PoolView, before: Mapping[str, Any], pauses: Sequence[float], now_s: float) -> Terms:
         """What the size of this pool depends on, work aside."""
@@ -287,11 +289,14 @@ def _words(mine: Sequence[tuple[Piece, float]], work: Profile, pool: PoolView) -
 
 
 def _pauses(past: Past, *, quiet: bool, now_s: float) -> tuple[list[float], float | None]:
-    """How long the last times without work were, and since when there is none now."""
+    """How long the last times without work were, and since when there is none now.
+
+    The time before the first work tells nothing: that a user comes soon is no sign that he comes back as soon.
+    """
     pauses, quiet_s = past.get("pauses", []), past.get("quiet_s")
     if quiet:
         return pauses, now_s if quiet_s is None and past.get("pools") else quiet_s
-    if quiet_s is not None:
+    if quiet_s is not None and past.get("worked"):
         pauses = [*pauses, now_s - quiet_s][-_PAUSES:]
     return pauses, None
 
