@@ -77,6 +77,13 @@ def test_guessed_run_times_make_no_stream() -> None:
     assert 0.0 == stream.now(pieces(request("r-9", mean_s=None)), 16.0).left_s(16.0, threads=1)
 
 
+def test_what_arrivals_leave_between_them_are_pauses_while_it_lasts() -> None:
+    stream = streaming([0, 3, 6, 9, 12, 13, 18])  # each takes two seconds: the one at 13 leaves nothing
+    assert [1, 1, 1, 1, 3] == stream.pauses([], 20.0, threads=1)
+    assert 6 * [50.0] == stream.pauses(6 * [50.0], 20.0, threads=1)  # seen more often
+    assert [] == stream.pauses([], 18.0 + 4 * 3.0, threads=1)  # over
+
+
 def test_it_survives_as_json() -> None:
     stream = streaming([0, 3, 6, 9])
     assert stream == Stream.read(stream.plain())
@@ -170,3 +177,24 @@ def test_a_stream_that_is_over_holds_nothing() -> None:
     policy = CostAware(10)
     _, _, past = served(policy, UNEVEN)
     assert 0 == look(policy, past, UNEVEN[-1] + 3600.0)[0]
+
+
+def test_who_serves_a_stream_stays_until_the_next_request() -> None:
+    """Seven requests came while a job started; it does them at once, and the next one is due."""
+    cloud = Startup(start_s=(10.0,))
+
+    def seen(now_s: float, ready: int, idle: int, groups: tuple[Group, ...]) -> View:
+        phases = {Phase.READY: ready} if ready else {Phase.STARTING: 1}
+        pool = PoolView(Pool("default", Shape()), phases, startup=cloud, idle=idle)
+        return View(now_s, 1.0, Load(now_s, groups), (pool,))
+
+    def kept(every_s: float) -> int:
+        past: Past = {}
+        came = [seen(every_s * n, 0, 0, (request(ready=n + 1, mean_s=None),)) for n in range(7)]
+        last_s = 6 * every_s
+        done = [seen(last_s + 0.1, 1, 0, (request(ready=7, running=1),)), seen(last_s + 0.2, 1, 1, ())]
+        for each in (*came, *done, seen(last_s + 14.0, 1, 1, ())):
+            target, past = CostAware().decide(each, past)
+        return target.pools["default"].jobs
+
+    assert [0, 1] == [kept(every_s) for every_s in (0.4, 15.0)]

@@ -130,7 +130,8 @@ class CostAware:
         for pool in sorted(view.pools, key=lambda each: _price(each, past, view.now_s)):
             name = pool.pool.name
             before = past.get("pools", {}).get(name, {})
-            terms = self._terms(pool, before, pauses, view.now_s)
+            expected = stream.pauses(pauses, view.now_s, pool.pool.shape.job_threads)
+            terms = self._terms(pool, before, expected, view.now_s)
             profile_, ready, words = work.of(pool)
             terms = replace(terms, time_value=self.time_value * (graphs_alike(pieces) + 1) / 2)
             terms = replace(terms, sole=not view.load.foreign.threads, quiet_s=quiet_s, rest_s=rest_s)

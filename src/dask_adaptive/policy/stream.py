@@ -102,6 +102,16 @@ class Stream:
             return 0.0
         return max(0.0, self.arrivals[-1][0] + _OVER * self.gap_s - now_s)
 
+    def pauses(self, seen: Sequence[float], now_s: float, threads: int) -> Sequence[float]:
+        """The pauses to go by: those ``seen``, or while it lasts those that its arrivals leave, if they are more.
+
+        While nothing serves everything waits, and no pause is seen however long it goes on.
+        """
+        if not self.left_s(now_s, threads):
+            return seen
+        gaps = [after[0] - before[0] - (self.each_s or 0.0) for before, after in pairwise(self.arrivals)]
+        return max(seen, [gap_s for gap_s in gaps if gap_s > 0], key=len)
+
     def raised(self, want: Want, pool: PoolView, tasks: int, terms: Terms) -> Want:
         """As many jobs as are worth their cost if it lasts as long again as it has; ``tasks`` are there to do.
 
