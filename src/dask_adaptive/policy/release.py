@@ -61,9 +61,9 @@ class Idle:
 def rental(pauses: Sequence[float], even_s: float) -> tuple[float, float]:
     """How long to keep a job whose restart is worth ``even_s`` seconds of its price, and what a pause then costs.
 
-    The wait that would have cost least over the ``pauses`` seen (seconds each) and half an unknown one, whose logarithm is
-    uniform between a tenth of a second and an hour. Alone that one asks for ``even_s / ln(1 h / wait)``: waits pay
-    while the chance that the pause ends in the next second is above 1 / ``even_s``. Never longer than twice
+    The wait that would have cost least over the ``pauses`` seen (seconds each) and half an unknown one, whose
+    logarithm is uniform between a tenth of a second and an hour. Alone that one asks for ``even_s / ln(1 h / wait)``:
+    waits pay while the chance that the pause ends in the next second is above 1 / ``even_s``. Never longer than twice
     ``even_s``. Both answers are seconds of the price; the second is the mean over these pauses.
     """
     seen = (_LONGER * pause_s for pause_s in pauses)
