@@ -21,6 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.hindsight import hindsight_words
 from benchmarks.live import Case, Cell, cell_from, run_case
 from benchmarks.promises import Promise, live_promises, promises_markdown
 from benchmarks.report import draw, live_markdown, markdown_table, rows
@@ -94,7 +95,8 @@ def live(options: argparse.Namespace) -> tuple[str, list[Promise], Any]:
     options.output.mkdir(parents=True, exist_ok=True)
     draw(table, options.output / "live.png")
     about = "\n".join(f"- `{name}`: {RIVALS[name].about}" for name in options.rivals)
-    text = f"Ratios against Dask's defaults, whose own columns are absolute.\n\n{about}\n\n{live_markdown(table)}"
+    parts = ["Ratios against Dask's defaults, whose own columns are absolute.", about, live_markdown(table)]
+    text = "\n\n".join([*parts, hindsight_words(table)]).rstrip()
     return text, list(live_promises(table)), [asdict(cell) for cell in cells]
 
 

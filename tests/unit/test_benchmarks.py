@@ -1,9 +1,13 @@
 """The benchmarks count what they say they count."""
 
 import asyncio
+import itertools
+import math
+import random
 
 import pytest
 from benchmarks import simulator
+from benchmarks.hindsight import best_response, hindsight_words
 from benchmarks.live import Bill, Case, Cell, billed_s, measure, size_over_time, starting_s
 from benchmarks.promises import live_promises
 from benchmarks.report import rows
@@ -131,6 +135,34 @@ def test_the_range_of_a_mean_is_that_of_the_repeats():
     [mean] = [promise for promise in live_promises(rows(cells)) if "response" in promise.text]
 
     assert "0.550 (0.500 to 0.600)" == mean.measured
+
+
+def test_the_best_choice_in_hindsight_is_that_of_trying_all():
+    rng = random.Random(1)
+    shapes, rivals = ("a", "b", "c", "d"), ("dask", "x", "y")
+    cells = {
+        (shape, rival): Cell(
+            Case(shape, rival, 0.0), response_s=rng.uniform(1, 9), worker_s=1.0, starts=rng.randint(1, 9)
+        )
+        for shape in shapes
+        for rival in rivals
+    }
+    choices = [list(zip(shapes, picked, strict=True)) for picked in itertools.product(rivals, repeat=len(shapes))]
+    theirs = sum(cells[shape, "dask"].starts for shape in shapes)
+    fewer = [chosen for chosen in choices if sum(cells[pair].starts for pair in chosen) < theirs]
+    means = [
+        math.prod(cells[pair].response_s / cells[pair[0], "dask"].response_s for pair in chosen) ** (1 / len(shapes))
+        for chosen in fewer
+    ]
+    assert 0 < len(fewer) < len(choices)
+    table = rows(cells.values())
+    assert pytest.approx(min(means)) == best_response(table)
+    assert f"a response of {min(means):.3f}" in hindsight_words(table)
+
+
+def test_there_is_no_choice_where_nobody_has_fewer_starts():
+    assert best_response(rows([cell("dask"), cell("ours", response_s=1.0, starts=8)])) is None
+    assert "" == hindsight_words(rows([cell("dask", starts=8)]))
 
 
 def test_unknown_names_are_refused_and_the_known_ones_listed(capsys):
