@@ -15,8 +15,7 @@ from typing import Any
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Past, Phase, PoolView, Target, View, Want
 from dask_adaptive.phrases import count, number
-from dask_adaptive.policy.demand import THREADS, impossible_words, pinned_words, shares
-from dask_adaptive.policy.durations import GUESSED, Durations, remembered
+from dask_adaptive.policy.durations import Durations, remembered
 from dask_adaptive.policy.effect import Effect
 from dask_adaptive.policy.floors import (
     for_clients,
@@ -27,16 +26,17 @@ from dask_adaptive.policy.floors import (
     memory_jobs,
     unique_bytes,
 )
-from dask_adaptive.policy.profile import EMPTY, Profile, Stretch, profile
+from dask_adaptive.policy.profile import Profile
 from dask_adaptive.policy.release import Idle
-from dask_adaptive.policy.remaining import Piece, graphs_alike, remaining, starved_s
+from dask_adaptive.policy.remaining import Piece, graphs_alike, remaining
+from dask_adaptive.policy.rhythm import Rhythm
 from dask_adaptive.policy.stream import Stream
 from dask_adaptive.policy.turns import Turns
+from dask_adaptive.policy.work import Left, Work
 from dask_adaptive.policy.worth import Answer, Terms, answer
 
 __all__ = ["CostAware", "kinds_in"]
 
-_PAUSES = 16
 _RECOVERY_S = 600.0
 _LEAST_LOOK_S = 0.1
 _SURE = 0.8
@@ -120,52 +120,40 @@ class CostAware:
         """The size at which one more job would cost more than it is worth, and one fewer would save less."""
         kinds = remembered(past.get("kinds", self.history), view.load)
         pieces = remaining(view.load, Durations(kinds, self.unknown_s, self.truth), self.feed_s)
-        pauses, quiet_s = _pauses(past, quiet=not pieces, now_s=view.now_s)
-        rest_s = max((piece.end_s for piece in pieces), default=0.0)
-        work, stream = _Work(view, pieces), Stream.read(past.get("stream", {})).now(pieces, view.now_s)
-        streams_s = 0.0  # the first pool that could serves a stream, and no other
-        wants: dict[str, Want] = {}
-        pools: dict[str, Any] = {}
-        looks = [max(_LEAST_LOOK_S, piece.group.oldest_s / 4) for piece in pieces if piece.doubted]
+        decision = _Decision(view, past, pieces)
         for pool in sorted(view.pools, key=lambda each: _price(each, past, view.now_s)):
-            name = pool.pool.name
-            before = past.get("pools", {}).get(name, {})
-            expected = stream.pauses(pauses, view.now_s, pool.pool.shape.job_threads)
-            terms = self._terms(pool, before, expected, view.now_s)
-            profile_, ready, words = work.of(pool)
-            terms = replace(terms, time_value=self.time_value * (graphs_alike(pieces) + 1) / 2)
-            terms = replace(terms, sole=not view.load.foreign.threads, quiet_s=quiet_s, rest_s=rest_s)
-            effect = work.effect(pool, Effect.read(before.get("effect")), view.now_s)
-            if effect.bound:
-                terms = replace(terms, maximum=min(terms.maximum, max(effect.jobs, terms.size)))
-            found = _settled(answer(profile_, ready, words, terms), before, pool, view.now_s)
-            work.taken(pool, found.spare)
-            refused = (*found.declined, effect.bound) if effect.bound else found.declined
-            work.declined += [f"{name}: {sentence}" for sentence in refused]
-            to_hold = unique_bytes(pool, view.load) * growth(view.load)
-            want = for_pinned(_for_paused(found.want, pool), pool, view.load)
-            start_s = terms.queued_s + terms.billed_s
-            start_s += terms.rate * (terms.billed_s + terms.launch_s) / self.time_value
-            want = for_starved(want, pool, work.starved_s(pool), start_s)
-            if not streams_s and (ready or not pieces):
-                streams_s = stream.left_s(view.now_s, pool.pool.shape.job_threads)
-                looks += [streams_s] if streams_s else []
-                alone = replace(terms, time_value=self.time_value)
-                want = (
-                    stream.raised(want, pool, sum(piece.group.ready for piece in pieces), alone) if streams_s else want
-                )
-            wants[name] = for_results(want, memory_jobs(pool, to_hold, self.memory))
-            terms = _peaked(terms, found, profile_, fresh=past.get("quiet_s") is not None)
-            pools[name] = {**_remembered(before, pool, terms, found, view.now_s), "effect": effect.plain()}
-            looks += [] if found.look_s is None else [found.look_s]
-        ordered = for_clients({pool.pool.name: wants[pool.pool.name] for pool in view.pools}, view)
-        target = Target(ordered, min(looks, default=None), tuple(work.declined), tuple(work.impossible))
-        rhythm = {"worked": bool(pieces) or past.get("worked", False), "pauses": pauses, "quiet_s": quiet_s}
-        return target, {"kinds": kinds, **rhythm, "pools": pools, "stream": stream.plain()}
+            self._decide_for(pool, decision)
+        return decision.target(), {"kinds": kinds, **decision.plain()}
 
-    def _terms(self, pool: PoolView, before: Mapping[str, Any], pauses: Sequence[float], now_s: float) -> Terms:
+    def _decide_for(self, pool: PoolView, decision: _Decision) -> None:
+        """The next pool; those before it have taken their share of the work."""
+        before, left, now_s = decision.before(pool), decision.work.of(pool), decision.view.now_s
+        effect = decision.work.effect(pool, Effect.read(before.get("effect")), now_s)
+        terms = self._terms(pool, before, decision)
+        if effect.bound:
+            terms = replace(terms, maximum=min(terms.maximum, max(effect.jobs, terms.size)))
+        found = _settled(answer(left.profile, left.ready, left.words, terms), before, pool, now_s)
+        want = self._raised(found.want, pool, left, terms, decision)
+        declined = (*found.declined, effect.bound) if effect.bound else found.declined
+        terms = _peaked(terms, found, left.profile, fresh=decision.fresh)
+        remembers = {**_remembered(before, pool, terms, found, now_s), "effect": effect.plain()}
+        decision.add(pool, want, found, declined, remembers)
+
+    def _raised(self, want: Want, pool: PoolView, left: Left, terms: Terms, decision: _Decision) -> Want:
+        """What the pool needs whatever its work is worth."""
+        load = decision.view.load
+        want = for_pinned(_for_paused(want, pool), pool, load)
+        start_s = terms.start_s + terms.rate * (terms.billed_s + terms.launch_s) / self.time_value
+        want = for_starved(want, pool, decision.work.starved_s(pool), start_s)
+        if decision.serves_stream(pool, left):
+            ready = sum(piece.group.ready for piece in decision.pieces)
+            want = decision.stream.raised(want, pool, ready, replace(terms, time_value=self.time_value))
+        return for_results(want, memory_jobs(pool, unique_bytes(pool, load) * growth(load), self.memory))
+
+    def _terms(self, pool: PoolView, before: Mapping[str, Any], decision: _Decision) -> Terms:
         """What the size of this pool depends on, work aside."""
         shape, startup, paused = pool.pool.shape, pool.startup, _paused(pool)
+        now_s, rhythm = decision.view.now_s, decision.rhythm
         billed_s, queued_s, late_s = self.startup_s, 0.0, 0.0
         if startup.start_s:
             billed_s, queued_s = startup.billed_s(0.5), startup.queued_s(0.5)
@@ -175,7 +163,7 @@ class CostAware:
         maximum = pool.pool.limits.maximum
         return Terms(
             now_s=now_s,
-            time_value=self.time_value,
+            time_value=self.time_value * (graphs_alike(decision.pieces) + 1) / 2,
             rate=max(1e-9, pool.pool.price) * shape.workers,
             billed_s=billed_s,
             queued_s=queued_s,
@@ -187,11 +175,66 @@ class CostAware:
             maximum=math.inf if maximum is None else maximum,
             peak=before.get("peak", 1),
             peak_s=before.get("peak_s", 0.0),
-            pauses=pauses,
+            quiet_s=rhythm.quiet_s,
+            rest_s=decision.rest_s,
+            sole=not decision.view.load.foreign.threads,
+            pauses=decision.stream.pauses(rhythm.pauses, now_s, shape.job_threads),
             idle=Idle.read(before.get("idle", ())),
             turns=Turns.of(startup, billed_s + self.launch_s),
             queued=sum(pool.phases.get(phase, 0) for phase in _QUEUED),
         )
+
+
+class _Decision:
+    """What is known of all pools at once, and what was decided for some of them so far."""
+
+    def __init__(self, view: View, past: Past, pieces: Sequence[Piece]) -> None:
+        self.view = view
+        self.pieces = pieces
+        self.work = Work(view, pieces)
+        self.rest_s = max((piece.end_s for piece in pieces), default=0.0)
+        self.rhythm = Rhythm.read(past).now(busy=bool(pieces), now_s=view.now_s)
+        self.stream = Stream.read(past.get("stream", {})).now(pieces, view.now_s)
+        self.fresh = past.get("quiet_s") is not None
+        self._before: Mapping[str, Any] = past.get("pools", {})
+        self._wants: dict[str, Want] = {}
+        self._pools: dict[str, Any] = {}
+        self._looks = [max(_LEAST_LOOK_S, piece.group.oldest_s / 4) for piece in pieces if piece.doubted]
+        self._streams = False
+
+    def before(self, pool: PoolView) -> Mapping[str, Any]:
+        """What was remembered of this pool."""
+        found: Mapping[str, Any] = self._before.get(pool.pool.name, {})
+        return found
+
+    def serves_stream(self, pool: PoolView, left: Left) -> bool:
+        """Whether small graphs keep coming and this pool is the first that could do them: no other needs to."""
+        left_s = self.stream.left_s(self.view.now_s, pool.pool.shape.job_threads)
+        if self._streams or not left_s or (self.pieces and not left.ready):
+            return False
+        self._streams = True
+        self._looks.append(left_s)
+        return True
+
+    def add(
+        self, pool: PoolView, want: Want, found: Answer, declined: Sequence[str], remembers: Mapping[str, Any]
+    ) -> None:
+        """The next pool is decided."""
+        name = pool.pool.name
+        self.work.taken(pool, found.spare)
+        self.work.declined += [f"{name}: {sentence}" for sentence in declined]
+        self._wants[name], self._pools[name] = want, remembers
+        self._looks += [] if found.look_s is None else [found.look_s]
+
+    def target(self) -> Target:
+        """All of it, the pools in their own order."""
+        wants = for_clients({pool.pool.name: self._wants[pool.pool.name] for pool in self.view.pools}, self.view)
+        look_s = min(self._looks, default=None)
+        return Target(wants, look_s, tuple(self.work.declined), tuple(self.work.impossible))
+
+    def plain(self) -> dict[str, Any]:
+        """What is remembered, as JSON knows it."""
+        return {**self.rhythm.plain(), "pools": self._pools, "stream": self.stream.plain()}
 
 
 def _settled(found: Answer, before: Mapping[str, Any], pool: PoolView, now_s: float) -> Answer:
@@ -216,90 +259,6 @@ def kinds_in(past: Past) -> Mapping[str, float]:
         if found := kinds_in(each):
             return found
     return {}
-
-
-class _Work:
-    """What is left, shared out to the pools one after the other, the cheapest first."""
-
-    def __init__(self, view: View, pieces: Sequence[Piece]) -> None:
-        self.impossible: list[str] = []
-        self.declined: list[str] = []
-        self._foreign = float(view.load.foreign.threads)
-        self._left: list[tuple[Piece, frozenset[str]]] = []
-        self._share: list[float] = []
-        for piece in pieces:
-            group = piece.group
-            able = frozenset(each.pool.name for each in view.pools if each.pool.shape.slots(group.need) > 0)
-            if group.pinned:
-                self.declined += [pinned_words(group)] if group.ready else []
-            elif able:
-                self._left.append((piece, able))
-                self._share.append(1.0)
-            elif group.ready and (group.unrunnable or not view.load.foreign.workers):
-                self.impossible.append(impossible_words(group, view.pools))
-
-    def of(self, pool: PoolView) -> tuple[Profile, float, str]:
-        """What is left for this pool: its profile, the jobs that could be busy now, and words for it."""
-        shape, name = pool.pool.shape, pool.pool.name
-        stretches: dict[str, list[Stretch]] = {}
-        ready: dict[str, float] = {}
-        mine = [(piece, part) for (piece, able), part in zip(self._left, self._share, strict=True) if name in able]
-        for piece, part in mine:
-            for dimension, share in shares(shape, piece.group.need):
-                scale = share * part
-                ready[dimension] = ready.get(dimension, 0.0) + piece.group.ready * scale
-                stretches.setdefault(dimension, []).extend(
-                    Stretch(each.start_s, each.end_s, each.width * scale) for each in piece.stretches
-                )
-        profiles = {dimension: profile(each) for dimension, each in stretches.items()}
-        if self._foreign and THREADS in profiles:
-            profiles[THREADS] = profiles[THREADS].beyond(self._foreign / shape.job_threads)
-            ready[THREADS] = max(0.0, ready[THREADS] - self._foreign / shape.job_threads)
-        scarcest = max(profiles, key=lambda each: profiles[each].work_s, default=THREADS)
-        found = profiles.get(scarcest, EMPTY)
-        return found, max(ready.values(), default=0.0), _words(mine, found, pool)
-
-    def effect(self, pool: PoolView, before: Effect, now_s: float) -> Effect:
-        """What jobs of this pool bring to the work that they do."""
-        mine = [piece.group for piece, able in self._left if pool.pool.name in able and piece.group.running]
-        return before.now(mine, pool.ready, pool.ready * pool.pool.shape.job_threads, now_s)
-
-    def starved_s(self, pool: PoolView) -> float:
-        """How long tasks that this pool may run wait for what runs."""
-        return starved_s([piece for piece, able in self._left if pool.pool.name in able])
-
-    def taken(self, pool: PoolView, spare: float) -> None:
-        """A pool does all the work it may but for a part of it."""
-        for index, (_, able) in enumerate(self._left):
-            if pool.pool.name in able:
-                self._share[index] *= spare
-
-
-def _words(mine: Sequence[tuple[Piece, float]], work: Profile, pool: PoolView) -> str:
-    """The work of a pool in a sentence."""
-    tasks = sum((piece.group.ready + piece.group.waiting) * part for piece, part in mine)
-    if not tasks:
-        return "nothing to do"
-    guessed = sum(
-        (piece.group.ready + piece.group.waiting) * part for piece, part in mine if piece.expected.source == GUESSED
-    )
-    seconds = sum(piece.work_s * part for piece, part in mine)
-    took = f" (guessed for {guessed:.0f})" if guessed >= 0.5 else ""
-    size = f", {number(work.takes_s(pool.ready))} s with {count(pool.ready, 'job')}" if pool.ready else ""
-    return f"{count(math.ceil(tasks - 1e-9), 'task')} left, {number(seconds)} s of work{took}{size}"
-
-
-def _pauses(past: Past, *, quiet: bool, now_s: float) -> tuple[list[float], float | None]:
-    """How long the last times without work were, and since when there is none now.
-
-    The time before the first work tells nothing: that a user comes soon is no sign that he comes back as soon.
-    """
-    pauses, quiet_s = past.get("pauses", []), past.get("quiet_s")
-    if quiet:
-        return pauses, now_s if quiet_s is None and past.get("pools") else quiet_s
-    if quiet_s is not None and past.get("worked"):
-        pauses = [*pauses, now_s - quiet_s][-_PAUSES:]
-    return pauses, None
 
 
 def _price(pool: PoolView, past: Past, now_s: float) -> float:
