@@ -16,7 +16,6 @@ from typing import Any, Literal
 import dask.config
 from distributed import Scheduler
 from distributed.core import Status, rpc
-from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.security import Security
 from distributed.utils import Log, Logs, silence_logging_cmgr
 
@@ -33,6 +32,7 @@ from dask_adaptive.foreign import POOL, ForeignCluster
 from dask_adaptive.history import History, history_path, keep, recall
 from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal, learned
+from dask_adaptive.loops import OwnLoop
 from dask_adaptive.model import Limits, Pool, Record, Startup
 from dask_adaptive.options import PoolOptions, backends_of, pool_options, timeouts
 from dask_adaptive.owners import Owner, forget
@@ -56,7 +56,7 @@ HAND_OVER_S = 30.0
 _living: weakref.WeakSet[Cluster] = weakref.WeakSet()
 
 
-class Cluster(DaskCluster):
+class Cluster(OwnLoop):
     """A Dask cluster that is as large as its work.
 
     Parameters

@@ -126,6 +126,18 @@ async def test_who_is_given_up_while_it_connects_is_ended(tmp_path: Path) -> Non
     await login.aclose()
 
 
+def test_a_closed_cluster_asks_on_one_loop_after_the_other(hosts: Hosts) -> None:
+    login = Login("127.0.0.1", options=options(hosts))
+
+    async def ask() -> list[str]:
+        answers = await asyncio.gather(*(login.run(Call(("echo", str(i))), TIMEOUT_S) for i in range(3)))
+        await login.aclose()
+        return [answer.stdout for answer in answers]
+
+    for _ in range(3):
+        assert ["0\n", "1\n", "2\n"] == asyncio.run(ask())
+
+
 async def test_a_connection_that_is_cut_is_made_again(login: Login, hosts: Hosts) -> None:
     assert 0 == (await login.run(Call(("true",)), TIMEOUT_S)).exit_code
     hosts.sshds[0].cut()

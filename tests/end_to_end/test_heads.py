@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import threading
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -173,6 +174,7 @@ def spent_s(record: Record) -> float:
 
 
 def test_it_takes_the_place_of_a_cluster(shared: str) -> None:
+    before = set(threading.enumerate())
     with connect(shared) as cluster:
         client = cluster.get_client()
         assert 3 == client.submit(sum, [1, 2]).result()
@@ -186,7 +188,11 @@ def test_it_takes_the_place_of_a_cluster(shared: str) -> None:
         assert "default" in cluster._widget().children[0].value
         soon(lambda: len(cluster.scheduler_info["workers"]) == 1)
         assert "Cluster" in cluster.get_logs()
+        (loop,) = {thread for thread in threading.enumerate() if thread.name == "IO loop"} - before
     assert "closed" == cluster.status.name
+    assert not loop.is_alive()
+    with pytest.raises(ConfigError, match="was closed"):
+        cluster.explain()
     with connect(shared) as again:
         assert again.about()["pid"] == entry_of(shared).running().process.pid
 

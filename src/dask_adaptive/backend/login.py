@@ -71,7 +71,7 @@ class Login:
         self.host = host
         self._program, self._options = program, tuple(options)
         self._folder = ""  # made with the connection: many are made only to see whether they could be
-        self._connecting = asyncio.Lock()
+        self._connecting: tuple[asyncio.AbstractEventLoop | None, asyncio.Lock] = None, asyncio.Lock()
         self._user = ""
 
     @property
@@ -159,7 +159,7 @@ class Login:
         """Open the shared connection, where it is not open; ssh may ask for a password or a second factor on the
         terminal, if there is one.
         """
-        async with self._connecting:
+        async with self._alone():
             if not self._folder:
                 self._folder = tempfile.mkdtemp(
                     prefix="dask-adaptive-ssh-"
@@ -183,6 +183,13 @@ class Login:
             if failed:
                 err = await asyncio.to_thread(notes.read_text, errors="replace")
                 raise _away(self.host, err, ("ssh",))
+
+    def _alone(self) -> asyncio.Lock:
+        """What one waits for that connects; it belongs to a loop, and a closed cluster is asked on others."""
+        loop = asyncio.get_running_loop()
+        if self._connecting[0] is not loop:
+            self._connecting = loop, asyncio.Lock()
+        return self._connecting[1]
 
     async def _ssh_ends(
         self, command: Sequence[str], stdin: str, timeout_s: float, argv: Sequence[str]

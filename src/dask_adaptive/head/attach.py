@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from distributed.core import Status, rpc
-from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.security import Security
 from distributed.utils import Log, Logs
 
@@ -23,6 +22,7 @@ from dask_adaptive.head.control import CONNECT_S, ask_through, fingerprint
 from dask_adaptive.head.forward import forward, is_far
 from dask_adaptive.head.state import Standing, entry_of, security_from
 from dask_adaptive.journal import records_of
+from dask_adaptive.loops import OwnLoop
 from dask_adaptive.model import Phase, Record
 from dask_adaptive.show.widget import make_widget, status_html
 
@@ -64,7 +64,7 @@ def reach(name: str, ssh: Sequence[str] = ("ssh",)) -> Reach:
     return Reach(name, running.address, entry.security(), running.dashboard)
 
 
-class HeadCluster(DaskCluster):
+class HeadCluster(OwnLoop):
     """A cluster whose head lives elsewhere; ``connect`` makes it.
 
     It takes the place of a cluster: ``Client(it)``, ``scale``, ``adapt``, ``status()``, ``explain()``, ``records``, the
@@ -208,7 +208,7 @@ class HeadCluster(DaskCluster):
 
     def scale(self, n: int | None = None, **size: Any) -> Any:
         """Set a fixed size; see ``Cluster.scale``. Returns when the head has taken it."""
-        return self.sync(self._ask, "scale", **({} if n is None else {"n": n}), **size)
+        return self.sync(self._ask, "scale", **(size if n is None else {"n": n, **size}))
 
     def adapt(self, *, Adaptive: Any = None, **options: Any) -> Any:  # noqa: N803  Dask's own name
         """Let a policy choose the size from now on; see ``Cluster.adapt``.
