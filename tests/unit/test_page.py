@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import pickle
 import sys
+import time
 from pathlib import Path
 
 import dask.config
@@ -115,3 +116,15 @@ def test_points_follow_a_burst():
     assert [0, 0, 0, 2, 2, 2, 0, 0, 0] == [series(point)["ready"] for point in one.points]
     assert [0, 0, 2, 0, 0, 0, 0, 0, 0] == [series(point)["starting"] for point in one.points]
     assert {8} == {series(point)["maximum"] for point in one.points}
+
+
+@pytest.mark.parametrize("set_s", [-3600.0, 0.0, 2 * page.FORGOTTEN_S])
+def test_silence_is_what_has_passed_however_the_clock_was_set(set_s, monkeypatch):
+    pytest.importorskip("bokeh")
+    one = Page(name="n", token="t")
+    one.publish("t", bulletin())
+    monkeypatch.setattr(page, "time", lambda: time.time() + 60 + set_s, raising=False)
+    monkeypatch.setattr(page, "monotonic", lambda: time.monotonic() + 60, raising=False)
+    words = page.Words()
+    words.update(one, None)
+    assert "the controller has said nothing for 60 s" in words.above.text

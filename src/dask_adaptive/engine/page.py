@@ -13,12 +13,12 @@ import html
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
 import dask
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.metrics import time
 from tornado.ioloop import IOLoop
 
 __all__ = ["NAMES", "Page"]
@@ -53,7 +53,7 @@ class Page(SchedulerPlugin):
         self.token = config["token"]
         self.bulletin: dict[str, Any] = {}
         self.points: list[tuple[float, Mapping[str, int], Mapping[str, Any]]] = []
-        self.heard = time()
+        self.heard = monotonic()
 
     def start(self, scheduler: Any) -> None:
         """Take over from an earlier one of the same name, with its past; add page and metrics where they can be."""
@@ -95,7 +95,7 @@ class Page(SchedulerPlugin):
         """Call: the newest bulletin; False where another controller took over."""
         if token != self.token:
             return False
-        self.heard, self.bulletin = time(), bulletin
+        self.heard, self.bulletin = monotonic(), bulletin
         if bulletin:
             self.points.append((bulletin["at_s"], bulletin["tasks"], bulletin["pools"]))
         if len(self.points) > KEPT:  # the older half becomes coarser, again and again
@@ -213,7 +213,7 @@ class Sheet:
 
     def update(self) -> None:
         """Show what there is now; the figures are made anew only where clusters or pools came or went."""
-        pages = [page for page in pages_of(self.scheduler, time() - FORGOTTEN_S) if page.bulletin]
+        pages = [page for page in pages_of(self.scheduler, monotonic() - FORGOTTEN_S) if page.bulletin]
         now = tuple((page.token, *page.bulletin["pools"]) for page in pages)
         if now != self.shown:
             self.shown, self.parts = now, [(page, charts_of(page), Words()) for page in pages]
@@ -311,7 +311,7 @@ class Words:
     def update(self, page: Page, scheduler: Any) -> None:
         """Say what the last bulletin says."""
         said = page.bulletin
-        silent_s = time() - page.heard
+        silent_s = monotonic() - page.heard
         troubles = [said["error"], *(f"impossible: {sentence}" for sentence in said["impossible"])]
         for name, pool in said["pools"].items():
             troubles += [f"pool {name} {word}: {pool[word]}" for word in ("broken", "stale") if pool[word]]
@@ -459,7 +459,7 @@ class Metrics:
             ("round_errors", "Rounds that could not decide", "errors"),
         ):
             yield family("Counter", name, about, ("cluster",), [((c,), each[key]) for c, each in said.items()])
-        heard = [((cluster,), time() - page.heard) for cluster, page in known.items()]
+        heard = [((cluster,), monotonic() - page.heard) for cluster, page in known.items()]
         yield family("Gauge", "silent_seconds", "Since the controller last said anything", ("cluster",), heard)
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
-from distributed.metrics import time
 
 __all__ = ["Recorder"]
 
@@ -39,7 +39,7 @@ class Recorder(SchedulerPlugin):
         if earlier is not None:
             earlier.stop()
         self.scheduler = scheduler
-        self.begun = time()
+        self.begun = monotonic()
         self.calls: dict[str, Callable[..., Any]] = {
             f"{self.name}-recorded": self.recorded,
             f"{self.name}-detach": self.detach,
@@ -74,7 +74,7 @@ class Recorder(SchedulerPlugin):
         fresh = [ts for ts in fresh if ts.run_spec is not None and ts.state not in ("memory", "erred")]
         if not fresh:
             return
-        now = time() - self.begun
+        now = monotonic() - self.begun
         if now - self.last > TOGETHER_S:
             self.graphs.append({"at_s": now, "ended_s": None, "open": 0, "groups": {}})
         self.last = now
@@ -102,7 +102,7 @@ class Recorder(SchedulerPlugin):
         graph, group = self.places.pop(key)
         graph["open"] -= 1
         if not graph["open"]:
-            graph["ended_s"] = time() - self.begun
+            graph["ended_s"] = monotonic() - self.begun
         if finish != "memory":
             return
         took = [each["stop"] - each["start"] for each in kwargs.get("startstops") or () if each["action"] == "compute"]
