@@ -220,6 +220,7 @@ class Drain:
         try:
             in_shuffle = shuffling(self.scheduler)
             for ws in self.present():
+                self._nobody_came()  # also while one of them was removed: the others are to stay then
                 self._holds_nothing_fixed(ws, in_shuffle)
                 if self.stopped:
                     raise Refused(self.stopped)
