@@ -303,9 +303,12 @@ class ForeignCluster:
         return self._side.handles(self._load.members.get(name, ()))
 
     def _release(self, jobs: Mapping[str, tuple[Any, ...]]) -> None:
-        """Hand these to the cluster. Once workers are closed nothing shows their handles any more, so they are kept."""
+        """Hand these to the cluster. Once workers are closed nothing shows their handles any more, so they are kept.
+
+        What comes back under the name of a job that could not be let go is let go with it.
+        """
         for name, handles in jobs.items():
-            self._handed[name] = handles or self._handed.get(name, ())
+            self._handed[name] = tuple(dict.fromkeys((*self._handed.get(name, ()), *handles)))
         for names, work in self._side.release({name: self._handed[name] for name in jobs}):
             self._operations.begin(work, partial(self._released, names))
 

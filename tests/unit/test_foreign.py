@@ -252,6 +252,27 @@ async def test_a_plain_cluster_is_told_the_size_in_workers_and_who_left_by_addre
     assert [4, ["tcp://x", "tcp://y"]] == cluster.asked
 
 
+async def test_what_comes_back_to_a_job_that_could_not_be_let_go_makes_nobody_forget_the_others() -> None:
+    asked: list[Any] = []
+
+    async def scale_down(workers: Any) -> None:
+        asked.append(list(workers))
+        if len(asked) == 1:
+            raise OSError("503")
+
+    actuator = ForeignCluster(Plain(Recorder(), scale_down=scale_down), FakeEngine())
+    actuator.observe(load({"host": (Member("tcp://x", "x"), Member("tcp://y", "y"))}), 1.0)
+    actuator.act(Plan(retires=(Retire("host", "idle"),)), 2.0)
+    await settled()
+    actuator.observe(load({}), 3.0)
+    await settled()
+    back = load({"host": (Member("tcp://y", "y"), Member("tcp://z", "z"))})  # its cluster started them again
+    assert {"host": Phase.ENDING} == phases(actuator.observe(back, 4.0))
+    actuator.act(Plan(cancels=(Cancel("host", "it did not end"),)), 20.0)
+    await settled()
+    assert [["tcp://x", "tcp://y"], ["tcp://x", "tcp://y", "tcp://z"]] == asked
+
+
 async def test_what_could_not_be_let_go_is_tried_again_with_the_handles_that_it_had() -> None:
     asked: list[Any] = []
 
