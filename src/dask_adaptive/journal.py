@@ -247,9 +247,11 @@ class _Writer:
 
 
 def _check_ours(path: Path) -> None:
-    """Nothing is added to, or cut off from, a file of somebody else's."""
+    """Nothing is added to, or cut off from, a file of somebody else's; to open a named pipe would wait for ever."""
     if not path.exists():
         return
+    if not path.is_file():
+        raise ConfigError(f"journal {str(path)!r} cannot be written: it is no regular file; name another one")
     with path.open("rb") as file:
         begins = file.read(len(_BEGINS))
     if not _BEGINS.startswith(begins):
@@ -313,8 +315,8 @@ def records_of(lines: Sequence[str]) -> list[Record]:
 
 
 def last(path: str | Path) -> Record | None:
-    """The last round of a journal file; None where there is no file or nothing in it."""
-    if not Path(path).exists():
+    """The last round of a journal file; None where there is no regular file or nothing in it."""
+    if not Path(path).is_file():
         return None
     tail: deque[Record] = deque(read(path), maxlen=1)
     return tail[0] if tail else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +111,27 @@ def test_misuse_is_one_sentence_and_exit_code_2(arguments, sentence):
     assert sentence in said.stderr
     assert "Traceback" not in said.output
     assert said.stderr.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "--journal", "pipe.svg", __file__], "journal 'pipe.svg' cannot be written: it is no regular file"),
+        (["run", "--report", "pipe.svg", __file__], "the picture cannot be written to pipe.svg"),
+        (["run", "--report", "nowhere/x.svg", __file__], "the picture cannot be written to nowhere/x.svg"),
+        (["demo", "--output", "nowhere"], "cannot be written to nowhere"),
+        (["demo", "--output", "circle"], "cannot be written to circle"),
+        (["report", "run.jsonl", "--output", "circle/x.svg"], "cannot be written to circle/x.svg"),
+    ],
+)
+def test_what_is_no_regular_file_is_refused_before_anything_starts(journal, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.svg")
+    Path("nowhere").symlink_to("missing")
+    Path("circle").symlink_to("circle")
+    said = call(*arguments)
+    assert (2, 1) == (said.exit_code, len(said.stderr.splitlines()))
+    assert sentence in said.stderr
 
 
 def test_a_full_disk_behind_the_output_is_one_sentence():

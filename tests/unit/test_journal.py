@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dask_adaptive import ConfigError, journal
-from dask_adaptive.journal import Journal, last, read, replay
+from dask_adaptive.journal import Journal, last, learned, read, replay
 from dask_adaptive.model import Life, Load, Member, Past, Phase, Record, Snapshot, Startup, Target, View, Want
 from dask_adaptive.plan import view_of
 from dask_adaptive.policy.classic import Fixed, TargetDuration
@@ -158,6 +159,14 @@ def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> No
     for path in (tmp_path, tmp_path / "file" / "journal"):
         with pytest.raises(ConfigError, match="cannot be written"):
             Journal(path)
+
+
+@pytest.mark.timeout(60)
+def test_a_named_pipe_is_refused_and_nobody_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert {} == learned(str(tmp_path / "pipe"))
+    with pytest.raises(ConfigError, match="pipe' cannot be written: it is no regular file"):
+        Journal(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("text", ["x = 1\ny = 2", "x = 1", '{"a": 1}', '{"a": 1}\n'])

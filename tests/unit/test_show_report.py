@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import sys
@@ -12,7 +13,15 @@ import pytest
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.journal import Journal
 from dask_adaptive.model import Limits, Phase
-from dask_adaptive.show.report import check_writable, read_run, report_one, report_several, summary, write_report
+from dask_adaptive.show.report import (
+    check_report,
+    check_writable,
+    read_run,
+    report_one,
+    report_several,
+    summary,
+    write_report,
+)
 from dask_adaptive.show.timeline import Totals
 
 from .records import burst, record
@@ -216,6 +225,36 @@ def test_a_place_that_cannot_be_written_is_known_before(tmp_path, where):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="it cannot be written to"):
         check_writable(tmp_path / where, "it")
+
+
+def nowhere(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "missing" / "folder")
+    (tmp_path / "link.svg").symlink_to(tmp_path / "missing" / "x.svg")
+
+
+def circle(tmp_path):
+    (tmp_path / "link").symlink_to("link")
+    (tmp_path / "link.svg").symlink_to("link.svg")
+
+
+@pytest.mark.parametrize("links", [nowhere, circle])
+@pytest.mark.parametrize("where", ["link.svg", "link/x.svg", "link/deep/x.svg"])
+def test_a_link_that_leads_nowhere_is_known_before(tmp_path, links, where):
+    links(tmp_path)
+    with pytest.raises(ConfigError, match="the picture cannot be written to"):
+        check_report(tmp_path / where)
+
+
+def test_what_a_link_names_is_made(tmp_path):
+    (tmp_path / "latest.svg").symlink_to(tmp_path / "monday.svg")
+    write_report(burst(), tmp_path / "latest.svg")
+    assert (tmp_path / "monday.svg").stat().st_size > 1000
+
+
+def test_no_picture_waits_for_who_reads_a_named_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe.svg")
+    with pytest.raises(ConfigError, match=r"cannot be written to .*pipe\.svg: it is no regular file"):
+        check_report(tmp_path / "pipe.svg")
 
 
 def test_a_picture_that_cannot_be_written_is_one_sentence(tmp_path):

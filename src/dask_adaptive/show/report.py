@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -165,6 +166,8 @@ def check_report(path: Path) -> None:
     if path.suffix.lower() not in FORMATS:
         raise ConfigError(f"a report cannot be written as {path.name!r}: {nearest(path.suffix.lower(), FORMATS)}")
     check_writable(path, "the picture")
+    if path.exists() and not path.is_file():  # to write to a named pipe would wait for who reads it
+        raise ConfigError(f"the picture cannot be written to {path}: it is no regular file; name another one")
     matplotlib()
 
 
@@ -179,10 +182,24 @@ def check_writable(path: Path, what: str) -> None:
         if path.is_file():
             path.open("ab").close()
         elif not path.exists():
-            with tempfile.TemporaryFile(dir=next(each for each in path.absolute().parents if each.exists())):
+            with tempfile.TemporaryFile(dir=_foothold(path)):
                 pass
     except OSError as error:
         raise ConfigError(f"{what} cannot be written to {path}: {error.strerror or error}") from error
+
+
+def _foothold(path: Path) -> Path:
+    """Where the file, or the first folder on the way to it, would be made; perhaps a link that leads nowhere.
+
+    What a link names is made in the folder there, for which no folders are made. Raises ``OSError`` for links in a
+    circle.
+    """
+    if path.is_symlink():
+        end = Path(os.path.realpath(path))
+        if end.is_symlink():
+            end.stat()
+        return end.parent
+    return next(each for each in path.absolute().parents if os.path.lexists(each))
 
 
 def summary(totals: Totals) -> str:
