@@ -14,17 +14,17 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Life, Load, Member, Past, Plan, PoolState, Record, Snapshot, Startup, Target, View
 
-__all__ = ["Journal", "last", "learned", "lines_of", "read", "records_of", "replay"]
+__all__ = ["Journal", "last", "learned", "lines_of", "read", "read_all", "records_of", "replay"]
 
 logger = logging.getLogger(__name__)
 
@@ -237,13 +237,18 @@ class _Writer:
             if torn:
                 _mend(self.path)
             if line.rotates:
-                self.path.replace(self.path.with_name(self.path.name + ".1"))
+                self.path.replace(_older(self.path))
             with self.path.open("ab") as file:
                 file.write(line.text)
         except OSError as error:
             self.lost.set()
             return error
         return None
+
+
+def _older(path: Path) -> Path:
+    """What a journal is renamed to when it is full."""
+    return path.with_name(path.name + ".1")
 
 
 def _check_ours(path: Path) -> None:
@@ -273,25 +278,59 @@ def _mend(path: Path) -> None:
 
 
 def read(path: str | Path) -> Iterator[Record]:
-    """Every round of a journal file, in order.
+    """Every round of a journal file, in order; ``read_all`` also tells what was rotated.
 
     Raises
     ------
     ConfigError
         If the file is missing or a line is not a journal's; a cut last line (its writer was killed) is left out.
     """
-    before: Record | None = None
     try:
         with Path(path).open("rb") as file:
-            for number, text in enumerate(file, 1):
-                if not text.endswith(b"\n"):
-                    if number == 1 and not _BEGINS.startswith(text[: len(_BEGINS)]):
-                        raise ConfigError(f"{str(path)!r} is not a journal")
-                    return
-                before = _parsed(text, before, f"line {number} of {str(path)!r}")
-                yield before
+            yield from _rounds(file, str(path))
     except OSError as error:
         raise ConfigError(f"journal {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def read_all(path: str | Path) -> Iterator[Record]:
+    """Every round that a journal kept, in order: of the file that it was rotated to, if there is one, then its own.
+
+    It may still be written, and rotated while it is read. Where there is neither file there is no round; errors are as
+    of ``read``.
+    """
+    try:
+        with ExitStack() as until_read:
+            for file in _parts(Path(path), until_read):
+                yield from _rounds(file, file.name)
+    except OSError as error:
+        raise ConfigError(f"journal {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def _parts(path: Path, until_read: ExitStack) -> list[BinaryIO]:
+    """The older file of a journal and the newer one, open, as far as they are there."""
+    while True:
+        newer, older = _opened(path, until_read), _opened(_older(path), until_read)
+        files = [file for file in (older, newer) if file is not None]
+        if len(files) < 2 or not os.path.sameopenfile(files[0].fileno(), files[1].fileno()):
+            return files
+        # it was rotated between the two, so that both are what is the older one now
+
+
+def _opened(path: Path, until_read: ExitStack) -> BinaryIO | None:
+    with suppress(FileNotFoundError):  # it was renamed just now
+        return until_read.enter_context(path.open("rb")) if path.is_file() else None
+    return None
+
+
+def _rounds(file: BinaryIO, name: str) -> Iterator[Record]:
+    before: Record | None = None
+    for number, text in enumerate(file, 1):
+        if not text.endswith(b"\n"):
+            if number == 1 and not _BEGINS.startswith(text[: len(_BEGINS)]):
+                raise ConfigError(f"{name!r} is not a journal")
+            return
+        before = _parsed(text, before, f"line {number} of {name!r}")
+        yield before
 
 
 def _parsed(text: bytes, before: Record | None, where: str) -> Record:
@@ -315,11 +354,12 @@ def records_of(lines: Sequence[str]) -> list[Record]:
 
 
 def last(path: str | Path) -> Record | None:
-    """The last round of a journal file; None where there is no regular file or nothing in it."""
-    if not Path(path).is_file():
-        return None
-    tail: deque[Record] = deque(read(path), maxlen=1)
-    return tail[0] if tail else None
+    """The last round that a journal kept; None where there is no regular file or nothing in it."""
+    for each in (Path(path), _older(Path(path))):  # a full disk may keep a journal from going on after it was rotated
+        tail: deque[Record] = deque(read(each) if each.is_file() else (), maxlen=1)
+        if tail:
+            return tail[0]
+    return None
 
 
 def learned(journal: str | None) -> dict[str, Startup]:

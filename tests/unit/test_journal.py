@@ -6,16 +6,17 @@ import json
 import logging
 import os
 import threading
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dask_adaptive import ConfigError, journal
-from dask_adaptive.journal import Journal, last, learned, read, replay
+from dask_adaptive.journal import Journal, last, learned, read, read_all, replay
 from dask_adaptive.model import Life, Load, Member, Past, Phase, Record, Snapshot, Startup, Target, View, Want
 from dask_adaptive.plan import view_of
 from dask_adaptive.policy.classic import Fixed, TargetDuration
@@ -108,6 +109,46 @@ def test_a_large_file_is_rotated_and_both_parts_can_be_read(tmp_path: Path, monk
     assert (tmp_path / "journal").stat().st_size < 10_000
     assert rounds[-len(old + new) :] == old + new
     assert old
+    assert old + new == list(read_all(tmp_path / "journal"))
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_what_is_read_of_a_rotated_journal_is_older_then_newer(tmp_path: Path, torn: bool) -> None:
+    path = tmp_path / "journal"
+    assert [] == list(read_all(path)), "neither is there"
+    written(path, rich(1, 0), rich(2, 1))
+    assert [rich(1, 0), rich(2, 1)] == list(read_all(path)), "there is no older one"
+    rename(path, cut=20 if torn else 0)
+    left = [rich(1, 0)] if torn else [rich(1, 0), rich(2, 1)]
+    assert left == list(read_all(path)), "there is no newer one yet"
+    assert left[-1] == last(path)
+    written(path, rich(3, 2))
+    assert [*left, rich(3, 2)] == list(read_all(path))
+    assert rich(3, 2) == last(path)
+
+
+def rename(path: Path, cut: int = 0) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - cut])
+    path.rename(path.with_name(path.name + ".1"))
+
+
+def test_a_journal_that_is_rotated_while_it_is_opened_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    written(path, rich(1, 0))
+    opened, rounds = journal._opened, [rich(1, 0), rich(2, 1)]
+
+    def opening(each: Path, until_read: ExitStack) -> BinaryIO | None:
+        file = opened(each, until_read)
+        if not each.with_name("journal.1").exists():
+            rename(path)
+            written(path, rich(2, 1))
+        return file
+
+    monkeypatch.setattr(journal, "_opened", opening)
+    assert rounds == list(read_all(path))
 
 
 # --- what happens to files ----------------------------------------------------------------------------------------

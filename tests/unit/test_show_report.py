@@ -22,6 +22,7 @@ from dask_adaptive.show.report import (
     summary,
     write_report,
 )
+from dask_adaptive.show.run import rounds_of
 from dask_adaptive.show.timeline import Totals
 
 from .records import burst, record
@@ -144,6 +145,7 @@ def test_what_was_rotated_belongs_to_the_run(tmp_path):
     rounds = read_run(path)
     assert 2 * alone == len(rounds)
     assert 4 == len(json.loads(report_one(path, as_json=True)[0])["decisions"])
+    assert rounds == rounds_of(path, rounds[0].at_s, rounds[-1].at_s), "also of a run that has just ended"
     path.unlink()  # the moment between two files
     assert alone == len(read_run(path))
 

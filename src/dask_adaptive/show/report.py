@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_adaptive.errors import ConfigError, nearest
-from dask_adaptive.journal import read
+from dask_adaptive.journal import read_all
 from dask_adaptive.model import Record
 from dask_adaptive.phrases import count, duration
 from dask_adaptive.show.picture import Group, beside, matplotlib, picture
@@ -48,12 +48,9 @@ def read_run(path: str | Path) -> list[Record]:
     The journal may still be written, and its end may be torn. Raises ``ConfigError`` where there is none, or nothing in
     it.
     """
-    path = Path(path)
-    older = path.with_name(path.name + ".1")
-    parts = [part for part in (older, path) if part.is_file()]
-    if not parts:
+    records = list(read_all(path))
+    if not records and not Path(path).is_file():
         raise ConfigError(f"there is no journal {str(path)!r}")
-    records = [record for part in parts for record in read(part)]
     if not records:
         raise ConfigError(f"there is nothing to tell: the journal {str(path)!r} holds no round yet")
     return records

@@ -170,9 +170,7 @@ def rounds_of(path: Path, started_s: float, ended_s: float) -> list[Record]:
 
     A journal leaves out rounds in which nothing changed: what stood in the last one stood until the end.
     """
-    if not path.exists():
-        return []
-    records = [record for record in journal.read(path) if record.at_s >= started_s]
+    records = [record for record in journal.read_all(path) if record.at_s >= started_s]
     if records and records[-1].at_s < ended_s:
         records.append(replace(records[-1], at_s=ended_s, woken="end", plan=Plan(), events=()))
     return records
