@@ -37,6 +37,7 @@ from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL
 from dask_adaptive.history import History
 from dask_adaptive.model import Capacity, Limits, Past, Plan, Record, Retire, Shape, Snapshot, Target, View, Want
+from dask_adaptive.phrases import count
 from dask_adaptive.policy.classic import Fixed, TargetDuration
 from dask_adaptive.policy.combine import Budget, standard
 from dask_adaptive.policy.contracts import FRESH, Policy
@@ -69,7 +70,8 @@ class Adaptive:
     minimum, maximum:
         Size in workers. Also ``minimum_jobs``, ``maximum_cores``, ``maximum_memory`` and so on. Minima are rounded up
         to whole jobs, maxima down. Default maximum: ``distributed.adaptive.maximum``; where that is infinite, the cores
-        of this machine for workers that run here, else ``adaptive.maximum-jobs`` (10).
+        of this machine for workers that run here, else ``adaptive.maximum-jobs`` (10). The pool's own maximum, of when
+        the cluster was made, holds; a larger one is cut with a warning.
     wait_count:
         A smaller size must have been right for ``wait_count`` x ``interval`` before anything is given up. Default: as
         configured for Dask; ``CostAware`` decides itself how long to wait unless this is said.
@@ -204,11 +206,17 @@ class Adaptive:
         check_keys("pool", pools, known)
         if isinstance(self._budget, Mapping):
             check_keys("pool in the budget:", self._budget, known)
+        cuts: dict[str, str] = {}
         for name, pool in known.items():
             mine = {**bounds, **pools.get(name, {})}
             check_keys(f"limit of pool {name!r}:", mine, _BOUNDS)
             hard, default = cluster.hard_limits(name), cluster.default_maximum_jobs(pool)
             self._limits[name] = adaptive_limits(Bounds(**mine), pool.shape, hard, default, name)
+            cuts[name] = _cut(Bounds(**mine), pool.shape, hard, name)
+        if not all(cuts.values()):  # what is said for all pools need not fit each
+            cuts = {name: cuts[name] for name, said in pools.items() if any(key.startswith("maximum") for key in said)}
+        if any(cuts.values()):
+            logger.warning("adapt: %s", "; ".join(filter(None, cuts.values())))
         self._workers_per_job = next(iter(known.values())).shape.workers
         self.cluster.loop.add_callback(self._begin_installed)
 
@@ -416,6 +424,15 @@ def adaptive_limits(said: Bounds, shape: Shape, hard: Limits, default: int, pool
         )
     tops = [top for top in (limits.maximum, hard.maximum) if top is not None]
     return Limits(minimum, max(minimum, min(tops)) if tops else None)
+
+
+def _cut(said: Bounds, shape: Shape, hard: Limits, pool: str) -> str:
+    """In words that less can be had than was said, else an empty text; without limit is as much as there may be."""
+    asked = limits_of(said, shape, None).maximum
+    if asked is None or hard.maximum is None or asked <= hard.maximum:
+        return ""
+    most = count(hard.maximum, "job")
+    return f"a maximum of {count(asked, 'job')} is above that of pool {pool!r}, so that {most} is the most it will have"
 
 
 def _forget_earlier_options(cluster: Any) -> None:

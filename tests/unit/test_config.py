@@ -267,3 +267,33 @@ async def test_without_limit_only_where_it_is_said() -> None:
     with dask.config.set({"adaptive.maximum-jobs": 3}):
         assert 3 == cluster.adapt().maximum
     cluster.close()
+
+
+GPU = {"cpu": {"maximum": 3}, "gpu": {"maximum": 1}}
+
+
+@pytest.mark.parametrize(
+    ("pools", "options", "words"),
+    [
+        ({"default": {"maximum": 1}}, {"maximum": 5}, ["a maximum of 5 jobs is above that of pool 'default'", "1 job"]),
+        ({"default": {"maximum": 1}}, {"maximum_jobs": 5}, ["5 jobs", "1 job is the most"]),
+        (GPU, {"maximum": 5}, ["5 jobs is above that of pool 'cpu', so that 3 jobs", "'gpu', so that 1 job"]),
+        (GPU, {"maximum": 5, "pools": {"gpu": {"maximum": 2}}}, ["5 jobs", "'cpu'", "2 jobs", "'gpu'"]),
+        (GPU, {"maximum": 2, "pools": {"gpu": {"maximum": 2}}}, ["a maximum of 2 jobs is above that of pool 'gpu'"]),
+        (GPU, {"maximum": 2}, []),
+        (GPU, {"maximum": 2, "pools": {"gpu": {"minimum": 1}}}, []),
+        ({"default": {"maximum": 1}}, {"maximum": 1}, []),
+        ({"default": {"maximum": 1}}, {"maximum": INF}, []),
+        ({"default": {"maximum": 1}}, {}, []),
+        ({"default": {}}, {"maximum": 5}, []),
+    ],
+)
+async def test_a_maximum_that_the_pool_cuts_is_told_once(
+    pools: dict[str, Any], options: dict[str, Any], words: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = Cluster(pools=pools, asynchronous=True)
+    cluster.adapt(**options)
+    told = [each.getMessage() for each in caplog.records if each.name == "dask_adaptive.adaptive"]
+    assert bool(words) == len(told)
+    assert all(word in told[0] for word in words)
+    cluster.close()
