@@ -32,6 +32,7 @@ from tests.waiting import LIMIT_S, soon, until
 
 from dask_adaptive import Cluster, ConfigError, EngineError, connect
 from dask_adaptive.backend.local import Local
+from dask_adaptive.head import start
 from dask_adaptive.head.attach import Reach
 from dask_adaptive.head.state import Standing, entries, entry_of
 from dask_adaptive.model import Record
@@ -443,10 +444,42 @@ def test_what_cannot_be_asked_is_not_forgotten(manager: tuple[str, ...], tmp_pat
     assert 0 == command("reap").exit_code
 
 
+def quietly(folder: Path) -> tuple[str, ...]:
+    """Options of a head here, on a batch system that need not be there."""
+    said = ("scheduler={host: 127.0.0.1}", f"log_directory={folder}", "poll_s=0.3")
+    return ("--backend", "pbs", *(word for each in said for word in ("--set", each)))
+
+
+def test_who_comes_up_beside_a_manager_that_cannot_be_asked_is_told(
+    mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "TROUBLE_S", LIMIT_S)
+    (tmp_path / "site.yaml").write_text("backend: pbs\n")
+    with Fake(tmp_path / "pbs", "pbs:Pbs").on_path() as fake:
+        fake.fault(down=("query",))
+        done = command("up", "mute", "--config", str(tmp_path / "site.yaml"), *quietly(tmp_path))
+        assert (0, True) == (done.exit_code, "cluster mute is up" in done.stdout), done.output
+        [told] = done.stderr.splitlines()
+        assert told.startswith("pool default gets no jobs now: job list could not be read: ")
+        assert "`dask adaptive status mute`" in told
+        assert f"`dask adaptive doctor --config {tmp_path / 'site.yaml'} --pool default`" in told
+        assert 0 == command("down", "mute").exit_code
+        done = command("up", "mute", *quietly(tmp_path), "--json")
+        assert "job list could not be read" in json.loads(done.stdout)["troubles"]["default"]
+        assert 0 == command("down", "mute").exit_code
+
+
+def test_who_comes_up_beside_a_manager_that_answers_is_told_of_no_trouble(mark: str, tmp_path: Path) -> None:
+    with Fake(tmp_path / "pbs", "pbs:Pbs").on_path():
+        done = command("up", "well", *quietly(tmp_path))
+        assert (0, "") == (done.exit_code, done.stderr)
+        assert 0 == command("down", "well").exit_code
+
+
 def test_a_head_that_had_no_job_is_believed_where_nobody_can_be_asked(mark: str, tmp_path: Path) -> None:
     with Fake(tmp_path / "pbs", "pbs:Pbs").on_path() as fake:
         fake.fault(down=("query",))
-        up("alone", "--backend", "pbs", "--set", "scheduler={host: 127.0.0.1}", "--set", f"log_directory={tmp_path}")
+        up("alone", *quietly(tmp_path))
         done = command("down", "alone")
         assert (0, "cluster alone ended; pbs could not be asked; the head had no job left\n") == (
             done.exit_code,

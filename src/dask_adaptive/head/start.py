@@ -14,16 +14,19 @@ from dataclasses import asdict, replace
 from dask_adaptive.backend.contracts import Backend, Keeping
 from dask_adaptive.description import Description
 from dask_adaptive.errors import AdaptiveError, BackendError
+from dask_adaptive.head.control import ask
 from dask_adaptive.head.end import clean, described_in, head_backend, nothing_can_be_left, terminate
-from dask_adaptive.head.state import Entry, Running, Setup, claim, this_process
+from dask_adaptive.head.state import Entry, Running, Setup, claim, entry_of, this_process
 from dask_adaptive.model import Batch, Job, JobId, JobState
 from dask_adaptive.tags import new_key
 
-__all__ = ["up"]
+__all__ = ["troubles", "up"]
 
 Say = Callable[[str], None]
 
 LOOK_S = 0.1
+TROUBLE_S = 2.0
+"""How long to listen for what keeps a new cluster from getting jobs: the managers are first asked once it is up."""
 UNSEEN_S = 2.0
 """How much longer than its list may lag a manager may not show the job before it is taken for gone."""
 
@@ -74,6 +77,24 @@ async def up(name: str, description: Description, *, say: Say, wait_s: float = 0
         if backend is not None:
             await backend.aclose()
     return running
+
+
+async def troubles(name: str, description: Description) -> dict[str, str]:
+    """What the managers answered a head that has just come up, by pool, where that keeps it from getting jobs now.
+
+    Jobs of the local backend need nobody's answer. A head that cannot be asked tells nothing.
+    """
+    entry, end_s = entry_of(name), time.monotonic() + TROUBLE_S
+    running = entry.running()
+    found: dict[str, str] = {}
+    asked = [pool for pool, options in description.options.items() if options.backend != "local"]
+    with suppress(AdaptiveError):
+        while running is not None and asked and not found and time.monotonic() < end_s:
+            await asyncio.sleep(LOOK_S)
+            about = await ask(running.address, entry.security(), "status")
+            words = {pool["pool"]: pool["stale"] or pool["broken"] for pool in about["pools"]}
+            found = {pool: words[pool] for pool in asked if words.get(pool)}
+    return found
 
 
 def _spawn(entry: Entry) -> subprocess.Popen[bytes]:

@@ -75,18 +75,29 @@ def up(name: str | None, as_json: bool, wait_s: float, **flags: Any) -> None:
     """Start cluster NAME, which lives on when this shell is gone."""
     from dask_adaptive.head import start
 
+    file = flags["config"]
     description = _description(flags)
     name = name or description.name
     if name is None:
         raise ConfigError("how is the cluster to be called? Give a NAME, or the key `name` in the file")
     running = asyncio.run(start.up(name, description, say=_note, wait_s=wait_s))
-    found = {"name": name, "address": running.address, "dashboard": running.dashboard}
-    process = {"host": running.process.host, "pid": running.process.pid}
+    if not as_json:
+        _say_up(running)
+    troubles = asyncio.run(start.troubles(name, description))
     if as_json:
-        _print({**found, **process})
+        found = {"name": name, "address": running.address, "dashboard": running.dashboard}
+        process = {"host": running.process.host, "pid": running.process.pid}
+        _print({**found, **process, "troubles": troubles})
         return
-    click.echo(f"cluster {name} is up: {running.address}")
-    click.echo(f'in Python: dask_adaptive.connect("{name}")')
+    for pool, words in troubles.items():
+        of = description.options[pool].backend if file is None else f"--config {file} --pool {pool}"
+        whether = f"`dask adaptive status {name}` shows whether it does later, `dask adaptive doctor {of}` looks why"
+        _note(f"pool {pool} gets no jobs now: {words}; {whether}")
+
+
+def _say_up(running: Any) -> None:
+    click.echo(f"cluster {running.name} is up: {running.address}")
+    click.echo(f'in Python: dask_adaptive.connect("{running.name}")')
     if running.dashboard:
         click.echo(f"dashboard: {running.dashboard}")
 
