@@ -315,6 +315,36 @@ def test_a_picture_that_cannot_be_written_in_the_end_changes_no_exit_code(script
     assert "worker-seconds" in done.stderr
 
 
+def test_what_a_killed_run_left_is_removed_by_the_next_and_a_living_one_is_left_alone(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    wait, said = script("import time\nprint('on', flush=True)\ntime.sleep(600)\n"), {"stdout": subprocess.PIPE}
+    with subprocess.Popen([*RUN, wait], **said) as first, subprocess.Popen([*RUN, wait], **said) as second:
+        try:
+            assert [b"on\n", b"on\n"] == [each.stdout.readline() for each in (first, second)]
+            kill_with_its_script(first)
+            assert 2 == len(journals_in(tmp_path))
+            assert 0 == call(*RUN, script("print('done')", "next.py")).returncode
+            assert 1 == len(journals_in(tmp_path)), "of the one that lives"
+        finally:
+            for each in (first, second):
+                kill_with_its_script(each)
+    assert 0 == call(*RUN, script("print('done')", "next.py")).returncode
+    assert [] == journals_in(tmp_path)
+
+
+def kill_with_its_script(process: subprocess.Popen[bytes]) -> None:
+    scripts = psutil.Process(process.pid).children() if process.poll() is None else []
+    process.kill()
+    process.wait()
+    for each in scripts:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+def journals_in(folder: Path) -> list[Path]:
+    return list(folder.glob("dask-adaptive-*/journal.jsonl"))
+
+
 def test_a_journal_that_cannot_be_read_in_the_end_changes_no_exit_code(script, tmp_path):
     path = script(
         f"""

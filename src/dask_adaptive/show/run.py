@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +32,9 @@ from dask_adaptive.show.report import check_report, summary, write_report
 from dask_adaptive.show.timeline import timeline_of, work_of
 
 __all__ = ["Setup", "check_setup", "environment_of", "rounds_of", "run", "start_cluster"]
+
+_FOLDER, _LOCK = "dask-adaptive-run-", "lock"
+"""Where a journal is kept that nobody asked for, and the file that is locked while it is needed."""
 
 _RUNNER = Path(__file__).with_name("run_script.py")
 
@@ -181,8 +186,20 @@ def _journal_file(path: Path | None) -> Iterator[Path]:
     if path is not None:
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="dask-adaptive-") as folder:
+    _remove_left()
+    with tempfile.TemporaryDirectory(prefix=_FOLDER) as folder, (Path(folder) / _LOCK).open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of whoever takes us for killed until now; the journal makes its folder again
         yield Path(folder) / "journal.jsonl"
+
+
+def _remove_left() -> None:
+    """Remove the journals that killed runs of this user left: their locks went with them."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        with suppress(OSError):
+            if folder.lstat().st_uid == os.getuid():
+                with (folder / _LOCK).open("r+b") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder)
 
 
 def _say(records: Sequence[Record], report_path: Path | None) -> None:
