@@ -32,7 +32,7 @@ from dask_adaptive.foreign import POOL, ForeignCluster
 from dask_adaptive.history import History, history_path, keep, recall
 from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal, learned
-from dask_adaptive.loops import OwnLoop
+from dask_adaptive.loops import AtOnce, OwnLoop
 from dask_adaptive.model import Limits, Pool, Record, Startup
 from dask_adaptive.options import PoolOptions, backends_of, pool_options, timeouts
 from dask_adaptive.owners import Owner, forget
@@ -710,4 +710,5 @@ def _close_all() -> None:
     """Leave nothing behind when the interpreter ends."""
     for cluster in list(_living):
         with suppress(Exception):
+            cluster.loop.add_callback(lambda: asyncio.get_running_loop().set_default_executor(AtOnce()))
             cluster.close(timeout=20)

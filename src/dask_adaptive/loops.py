@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from distributed.core import Status
 from distributed.deploy.cluster import Cluster as DaskCluster
 from distributed.utils import LoopRunner
 
-__all__ = ["OwnLoop"]
+__all__ = ["AtOnce", "OwnLoop"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,3 +73,16 @@ class OwnLoop(DaskCluster):
             self._loop_runner.stop()
         except (TimeoutError, RuntimeError) as error:  # a call that hangs, or the end of the interpreter
             logger.warning("The event loop of cluster %s goes on: %s", self.name, error)
+
+
+class AtOnce(ThreadPoolExecutor):
+    """For a loop at the end of the interpreter, when no thread can be started any more: each call runs at once."""
+
+    def submit(self, fn: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        """As of any executor; it is done when this returns."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*arguments, **options))
+        except BaseException as error:  # noqa: BLE001  who waits for it gets it
+            future.set_exception(error)
+        return future

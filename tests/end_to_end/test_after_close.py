@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -141,7 +142,9 @@ def test_two_threads_that_close_it_at_the_same_time_both_return() -> None:
         assert cluster.status == Status.closed
 
 
-@pytest.mark.parametrize("ends", ["with small() as cluster: pass", "cluster = small(); cluster.close()"])
+@pytest.mark.parametrize(
+    "ends", ["with small() as cluster: pass", "cluster = small(); cluster.close()", "cluster = small()"]
+)
 def test_the_interpreter_ends_without_a_complaint(ends: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
@@ -152,6 +155,32 @@ def test_the_interpreter_ends_without_a_complaint(ends: str, tmp_path: Path) -> 
     command = [sys.executable, "-X", "dev", "-W", "ignore::DeprecationWarning", str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (0, "") == (done.returncode, done.stderr)
+
+
+def test_what_was_learned_is_kept_also_where_nobody_closed_the_cluster(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from distributed import Client\n"
+        "from dask_adaptive import LocalCluster\n"
+        "if __name__ == '__main__':\n"
+        "    cluster = LocalCluster(n_workers=1, dashboard_address=None, journal='rounds.jsonl')\n"
+        "    Client(cluster).submit(sum, [1, 2], key='add-1').result()\n"
+        "    cluster.adapt(maximum=1)\n"
+        "    Client(cluster).submit(sum, [1, 2], key='add-2').result()\n"
+    )
+    environment = {**os.environ, "DASK_ADAPTIVE__HISTORY": str(tmp_path / "history.json")}
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    assert (tmp_path / "history.json").is_file()
+    assert (tmp_path / "rounds.jsonl").read_bytes().endswith(b"\n")
 
 
 # --- asked from elsewhere -----------------------------------------------------------------------------------------
