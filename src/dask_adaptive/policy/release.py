@@ -3,7 +3,7 @@
 Jobs are ranked: the last one needed is the first to go. A rank that is idle costs its price every second; giving it up
 and starting it again costs a restart. Somebody who knows the future keeps it through every pause that is shorter than
 the restart is worth, and through no other. Here the pauses that were seen speak, each with one voice, and before all
-of them, with half a voice, a pause of which nothing is known but that seconds are as likely as minutes or hours.
+of them a pause of which nothing is known but that seconds are as likely as minutes or hours.
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ LEAST_S = 0.25
 
 _LONGER = 1.25
 """The next pause may be so many times as long as one that was seen: one is waited for with this much to spare."""
-
-_UNKNOWN = 0.5
-"""Voices of the pause of which nothing is known; one pause that was seen tells more about the next one."""
 
 _PARTS = tuple(2.0 ** (step / 4) for step in range(-20, 5))
 
@@ -61,9 +58,9 @@ class Idle:
 def rental(pauses: Sequence[float], even_s: float) -> tuple[float, float]:
     """How long to keep a job whose restart is worth ``even_s`` seconds of its price, and what a pause then costs.
 
-    The wait that would have cost least over the ``pauses`` seen (seconds each) and half an unknown one, whose
-    logarithm is uniform between a tenth of a second and an hour. Alone that one asks for ``even_s / ln(1 h / wait)``:
-    waits pay while the chance that the pause ends in the next second is above 1 / ``even_s``. Never longer than twice
+    The wait that would have cost least over the ``pauses`` seen (seconds each) and one unknown one, whose logarithm is
+    uniform between a tenth of a second and an hour. Alone that one asks for ``even_s / ln(1 h / wait)``: waits pay
+    while the chance that the pause ends in the next second is above 1 / ``even_s``. Never longer than twice
     ``even_s``. Both answers are seconds of the price; the second is the mean over these pauses.
     """
     seen = (_LONGER * pause_s for pause_s in pauses)
@@ -71,11 +68,11 @@ def rental(pauses: Sequence[float], even_s: float) -> tuple[float, float]:
     least_s = min(even_s, LEAST_S)
     costs = {wait_s: _costs(pauses, wait_s, even_s) for wait_s in {max(least_s, each_s) for each_s in tries}}
     best_s = min(sorted(costs), key=lambda wait_s: costs[wait_s])
-    return best_s, costs[best_s] / (_UNKNOWN + len(pauses))
+    return best_s, costs[best_s] / (1 + len(pauses))
 
 
 def _costs(pauses: Sequence[float], wait_s: float, even_s: float) -> float:
-    return _UNKNOWN * _unknown(wait_s, even_s) + sum(_cost(pause_s, wait_s, even_s) for pause_s in pauses)
+    return _unknown(wait_s, even_s) + sum(_cost(pause_s, wait_s, even_s) for pause_s in pauses)
 
 
 def _cost(pause_s: float, wait_s: float, even_s: float) -> float:
