@@ -133,9 +133,14 @@ async def test_what_asks_when_the_connection_is_closed_is_told_so(hosts: Hosts) 
     backend = backend_of(hosts)
     await backend.start()
     link = next(place.link for place in backend._places if place.link is not None)
+    agents = [agent for sshd in hosts.sshds for agent in sshd.agents()]
+    for agent in agents:
+        agent.suspend()  # else it might have answered before the end
     asked = asyncio.ensure_future(link.call({"op": "jobs"}, 3600.0))
     await asyncio.sleep(0)
     await backend.aclose()
+    for agent in agents:
+        agent.resume()
     with pytest.raises(Ambiguous, match="the connection was closed"):
         await asked
     with pytest.raises(Unavailable):
