@@ -252,15 +252,20 @@ async def test_a_plain_cluster_is_told_the_size_in_workers_and_who_left_by_addre
     assert [4, ["tcp://x", "tcp://y"]] == cluster.asked
 
 
-async def test_what_comes_back_to_a_job_that_could_not_be_let_go_makes_nobody_forget_the_others() -> None:
-    asked: list[Any] = []
+def away_once() -> tuple[ForeignCluster, list[list[str]]]:
+    """A cluster whose first ``scale_down`` fails, and all that it was asked to let go."""
+    asked: list[list[str]] = []
 
     async def scale_down(workers: Any) -> None:
         asked.append(list(workers))
         if len(asked) == 1:
             raise OSError("503")
 
-    actuator = ForeignCluster(Plain(Recorder(), scale_down=scale_down), FakeEngine())
+    return ForeignCluster(Plain(Recorder(), scale_down=scale_down), FakeEngine()), asked
+
+
+async def test_what_comes_back_to_a_job_that_could_not_be_let_go_makes_nobody_forget_the_others() -> None:
+    actuator, asked = away_once()
     actuator.observe(load({"host": (Member("tcp://x", "x"), Member("tcp://y", "y"))}), 1.0)
     actuator.act(Plan(retires=(Retire("host", "idle"),)), 2.0)
     await settled()
@@ -274,14 +279,7 @@ async def test_what_comes_back_to_a_job_that_could_not_be_let_go_makes_nobody_fo
 
 
 async def test_what_could_not_be_let_go_is_tried_again_with_the_handles_that_it_had() -> None:
-    asked: list[Any] = []
-
-    async def scale_down(workers: Any) -> None:
-        asked.append(list(workers))
-        if len(asked) == 1:
-            raise OSError("503")
-
-    actuator = ForeignCluster(Plain(Recorder(), scale_down=scale_down), FakeEngine())
+    actuator, asked = away_once()
     actuator.observe(load(members("x")), 1.0)
     actuator.act(Plan(retires=(Retire("x", "idle"),)), 2.0)
     await settled()
