@@ -164,9 +164,11 @@ def test_what_was_learned_is_kept_also_where_nobody_closed_the_cluster(tmp_path:
         "from dask_adaptive import LocalCluster\n"
         "if __name__ == '__main__':\n"
         "    cluster = LocalCluster(n_workers=1, dashboard_address=None, journal='rounds.jsonl')\n"
-        "    Client(cluster).submit(sum, [1, 2], key='add-1').result()\n"
+        "    client = Client(cluster)\n"
+        "    client.submit(sum, [1, 2], key='add-1').result()\n"
         "    cluster.adapt(maximum=1)\n"
-        "    Client(cluster).submit(sum, [1, 2], key='add-2').result()\n"
+        "    client.submit(sum, [1, 2], key='add-2').result()\n"
+        "    client.close()\n"  # Dask complains of results that it loses with the workers, if a client wants them still
     )
     environment = {**os.environ, "DASK_ADAPTIVE__HISTORY": str(tmp_path / "history.json")}
     done = subprocess.run(
