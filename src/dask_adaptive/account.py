@@ -10,7 +10,7 @@ from typing import Any
 from dask_adaptive.model import ALIVE, Phase, PoolState, Record, Want
 from dask_adaptive.walltime import outlasting
 
-__all__ = ["JobRow", "JobTable", "TellingStatus", "explanation", "first_worker_notice", "job_table"]
+__all__ = ["FirstWorker", "JobRow", "JobTable", "TellingStatus", "explanation", "job_table"]
 
 _HEADS = ("job", "pool", "phase", "workers", "age", "reason")
 
@@ -138,8 +138,36 @@ def _would_grow(state: PoolState, want: Want) -> str:
     return f"{within} More work that it can run would make it grow."
 
 
-def first_worker_notice(record: Record, waited_s: float) -> str:
-    """One line for somebody whose work waits without a worker: what the resource manager answers."""
+class FirstWorker:
+    """Says, once and in one line, that work waits long for its first worker, and what the resource manager answers.
+
+    Parameters
+    ----------
+    notice_s:
+        How long is long, in seconds; 0: never.
+    """
+
+    def __init__(self, notice_s: float) -> None:
+        self._notice_s = notice_s
+        self._since_s: float | None = None
+        self._said = False
+
+    def notice(self, record: Record) -> str:
+        """The line where it is due in this round; empty otherwise."""
+        load = record.snapshot.load
+        if load.members or load.foreign.workers or not any(group.ready for group in load.groups):
+            self._since_s, self._said = None, False
+            return ""
+        if self._since_s is None:
+            self._since_s = record.at_s
+        waited_s = record.at_s - self._since_s
+        if self._said or not 0 < self._notice_s <= waited_s:
+            return ""
+        self._said = True
+        return _waits(record, waited_s)
+
+
+def _waits(record: Record, waited_s: float) -> str:
     snapshot = record.snapshot
     waiting = sum(group.ready for group in snapshot.load.groups)
     phases: dict[str, int] = {}

@@ -204,6 +204,12 @@ class Alerts:
 
     def __init__(self, hooks: Iterable[Hook], say: Callable[[str], object] = logger.warning) -> None:
         self._listeners = [_Listener(hook, say) for hook in hooks]
+        self._troubles: Troubles = {}
+
+    def follow(self, troubles: Troubles, cluster: str, at_s: float) -> None:
+        """Tell what began and what ended since this was called last. Returns at once."""
+        before, self._troubles = self._troubles, troubles
+        self.tell(news(before, troubles, cluster, at_s))
 
     def tell(self, events: Iterable[Event]) -> None:
         """Returns at once."""

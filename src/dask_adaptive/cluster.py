@@ -19,17 +19,17 @@ from distributed.core import Status, rpc
 from distributed.security import Security
 from distributed.utils import Log, Logs, silence_logging_cmgr
 
-from dask_adaptive.account import JobTable, TellingStatus, explanation, first_worker_notice, job_table
+from dask_adaptive.account import FirstWorker, JobTable, TellingStatus, explanation, job_table
 from dask_adaptive.actuator import Actuator
 from dask_adaptive.adaptive import Adaptive
-from dask_adaptive.alerts import Alerts, Troubles, hooks_of, news, troubles_of
+from dask_adaptive.alerts import Alerts, hooks_of, troubles_of
 from dask_adaptive.backend.contracts import Backend, Telling
 from dask_adaptive.config import check_keys, count_of, flag_of, seconds_of, setting, size_of
 from dask_adaptive.controller import Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
 from dask_adaptive.foreign import POOL, ForeignCluster
-from dask_adaptive.history import History, history_path, keep, recall
+from dask_adaptive.history import History, history_path, keep, recall, taught
 from dask_adaptive.jobs import Jobs, PoolSetup
 from dask_adaptive.journal import Journal, learned
 from dask_adaptive.loops import AtOnce, OwnLoop
@@ -39,7 +39,6 @@ from dask_adaptive.owners import Owner, forget
 from dask_adaptive.ownership import ownership
 from dask_adaptive.plain import Plain
 from dask_adaptive.policy.classic import Fixed
-from dask_adaptive.policy.cost_aware import kinds_in
 from dask_adaptive.policy.found import AsFound
 from dask_adaptive.recording import Recording
 from dask_adaptive.security import credential_files, security_of
@@ -133,12 +132,11 @@ class Cluster(OwnLoop):
         self._check_size(next(iter(self._options)), self._jobs_for(self._wanted, next(iter(self._options))))
         self._journal_path = journal if journal is not None else setting("journal")
         self._publishes, logs = (flag_of(f"adaptive.{key}", setting(key)) for key in ("page", "page-logs"))
-        self._notice_s = seconds_of("adaptive.first-worker-notice", setting("first-worker-notice"))
+        self._first = FirstWorker(seconds_of("adaptive.first-worker-notice", setting("first-worker-notice")))
         if scheduler is not None and not isinstance(scheduler, str):
             raise ConfigError(f"scheduler must be an address such as 'tcp://10.0.0.1:8786', not {scheduler!r}")
         self._attached = scheduler
         self._alerts = Alerts(hooks_of(setting("on-event") if on_event is None else on_event), self._hook_failed)
-        self._troubles: Troubles = {}
         self._scheduler_options = dict(scheduler_options or {})
         self._backends = {} if self._brings_workers else backends_of(self._options)
         self._elsewhere = any(getattr(each, "elsewhere", False) for each in self._backends.values())
@@ -150,7 +148,6 @@ class Cluster(OwnLoop):
         self._startups: Mapping[str, Startup] = {}
         self.history, self._history_path = History(), history_path()
         self._jobs: Jobs | None = None
-        self._waiting_s = 0.0
         self._leaves = False
         self._owner: Owner | None = None
         self.left: Sequence[str] = ()
@@ -222,15 +219,6 @@ class Cluster(OwnLoop):
     def _startups_of(self, history: History) -> dict[str, Startup]:
         kinds = {name: self._kind(name) for name in self._options}
         return {name: history.startups[kind] for name, kind in kinds.items() if kind in history.startups}
-
-    def _taught(self) -> History:
-        """What this run teaches later ones."""
-        controller = self.controller
-        if controller is None or controller.record is None:
-            return History()
-        pools = controller.record.snapshot.pools
-        startups = {self._kind(name): state.startup for name, state in pools.items()}
-        return History(kinds_in(controller.past), startups)
 
     async def _connect(self) -> DaskEngine:
         """Reach the scheduler: the one that a subclass set, the one given, or one of our own."""
@@ -314,18 +302,9 @@ class Cluster(OwnLoop):
         self.status = Status.running
 
     def _on_record(self, record: Record) -> None:
-        load = record.snapshot.load
-        waits = not load.members and not load.foreign.workers and any(group.ready for group in load.groups)
-        if not waits:
-            self._waiting_s = 0.0
-        elif not self._waiting_s:
-            self._waiting_s = record.at_s
-        elif 0 < self._notice_s <= record.at_s - self._waiting_s:
-            self._log(first_worker_notice(record, record.at_s - self._waiting_s))
-            self._waiting_s = float("inf")
-        troubles = troubles_of(record, lost=bool(self._running.lost_s))
-        self._alerts.tell(news(self._troubles, troubles, self.name, record.at_s))
-        self._troubles = troubles
+        if notice := self._first.notice(record):
+            self._log(notice)
+        self._alerts.follow(troubles_of(record, lost=bool(self._running.lost_s)), self.name, record.at_s)
         for event in record.events:
             at = datetime.datetime.fromtimestamp(record.at_s)  # noqa: DTZ006  local time, as Dask's own entries
             self._cluster_manager_logs.append((at, event))
@@ -668,7 +647,9 @@ class Cluster(OwnLoop):
             self._log(sentence)
 
     async def _keep_learned(self) -> None:
-        await asyncio.to_thread(keep, self._history_path, self._taught())
+        if self.controller is not None:
+            lessons = taught(self.controller.record, self.controller.past, self._kind)
+            await asyncio.to_thread(keep, self._history_path, lessons)
 
     async def _hand_over(self) -> None:
         """Before our workers leave a scheduler that goes on: let them finish and give their data to the others."""

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +20,10 @@ from typing import Any, TypeVar
 
 from dask_adaptive.config import setting, state_home
 from dask_adaptive.errors import ConfigError
-from dask_adaptive.model import Startup
+from dask_adaptive.model import Past, Record, Startup
+from dask_adaptive.policy.cost_aware import kinds_in
 
-__all__ = ["History", "history_path", "keep", "recall"]
+__all__ = ["History", "history_path", "keep", "recall", "taught"]
 
 MOST_PREFIXES, MOST_POOLS, MOST_SAMPLES = 512, 64, 32
 MOST_BYTES = 1_000_000
@@ -37,6 +38,13 @@ class History:
 
     durations: Mapping[str, float] = field(default_factory=dict)
     startups: Mapping[str, Startup] = field(default_factory=dict)
+
+
+def taught(record: Record | None, past: Past, kind: Callable[[str], str]) -> History:
+    """What a run teaches later ones: its last round, what its policy remembers, and the kind of each pool by name."""
+    if record is None:
+        return History()
+    return History(kinds_in(past), {kind(name): state.startup for name, state in record.snapshot.pools.items()})
 
 
 def history_path() -> Path | None:

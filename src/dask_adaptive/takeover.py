@@ -18,11 +18,10 @@ from dask_adaptive.controller import Advisor, Controller, clock
 from dask_adaptive.engine.dask_side import DaskEngine
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.foreign import POOL, ForeignCluster
-from dask_adaptive.history import History, history_path, keep, recall
+from dask_adaptive.history import History, history_path, keep, recall, taught
 from dask_adaptive.model import Limits, Load, Record, Shape
 from dask_adaptive.plain import Plain
 from dask_adaptive.policy.contracts import Policy
-from dask_adaptive.policy.cost_aware import kinds_in
 from dask_adaptive.specified import Specified, specified_shape
 
 __all__ = ["Owner", "Takeover", "check_scalable", "foreign_shape"]
@@ -142,7 +141,7 @@ class Takeover:
             clock=clock,
         )
         side = Specified(self._cluster, engine.expect) if specified else self._plain()
-        self._actuator = ForeignCluster(side, engine, history.startups.get(self._kind))
+        self._actuator = ForeignCluster(side, engine, history.startups.get(self._kind(POOL)))
         self._actuator.limits = self._limits
         self.controller = Controller(
             engine, self._actuator, self._owner.policy, interval_s=self._owner.interval, on_record=self._on_record
@@ -150,17 +149,9 @@ class Takeover:
         self.controller.advisor = self._owner if self._owner.advises else None
         await self.controller.run()
 
-    @property
-    def _kind(self) -> str:
+    def _kind(self, pool: str) -> str:
         """What start-ups are remembered by."""
-        return f"{type(self._owner if self._cluster is None else self._cluster).__name__}/{POOL}"
-
-    def _taught(self) -> History:
-        """What this run teaches later ones."""
-        if self.controller is None or self.controller.record is None:
-            return History()
-        startup = self.controller.record.snapshot.pools[POOL].startup
-        return History(kinds_in(self.controller.past), {self._kind: startup})
+        return f"{type(self._owner if self._cluster is None else self._cluster).__name__}/{pool}"
 
     @property
     def _specified(self) -> bool:
@@ -202,7 +193,9 @@ class Takeover:
         while self._task is not None and not self._task.done():
             self._task.cancel()  # more than once: before Python 3.12 ``wait_for`` may lose it
             await asyncio.wait({self._task}, timeout=0.1)
-        await asyncio.to_thread(keep, self._history_path, self._taught())
+        if self.controller is not None:
+            lessons = taught(self.controller.record, self.controller.past, self._kind)
+            await asyncio.to_thread(keep, self._history_path, lessons)
         if self._actuator is not None:
             await self._actuator.aclose(0.0)
         if self._engine is not None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tests.unit.records import record, work
 
-from dask_adaptive.account import explanation, first_worker_notice, job_table
+from dask_adaptive.account import FirstWorker, explanation, job_table
 from dask_adaptive.model import Limits, Phase, Plan, Record, Target, Want
 
 
@@ -80,15 +80,33 @@ def test_what_is_wrong_is_said():
         assert words in text
 
 
-def test_the_notice_is_one_line_with_what_the_manager_answers():
-    made = record(12, {Phase.QUEUED: 2}, groups=[work(ready=7)])
-    lives = {name: replace(life, reason="Priority") for name, life in made.snapshot.lives.items()}
-    line = first_worker_notice(replace(made, snapshot=replace(made.snapshot, lives=lives)), 12.0)
-    assert "7 tasks have waited 12 s for their first worker; jobs: 2 queued (Priority)" == line
+def test_the_notice_is_one_line_with_what_the_manager_answers_and_is_said_once():
+    def waiting(at_s: float) -> Record:
+        made = record(at_s, {Phase.QUEUED: 2}, groups=[work(ready=7)])
+        lives = {name: replace(life, reason="Priority") for name, life in made.snapshot.lives.items()}
+        return replace(made, snapshot=replace(made.snapshot, lives=lives))
+
+    first = FirstWorker(10.0)
+    line = "7 tasks have waited 12 s for their first worker; jobs: 2 queued (Priority)"
+    assert ["", "", line, ""] == [first.notice(waiting(at_s)) for at_s in (0, 9, 12, 30)]
+
+
+def test_the_notice_is_said_again_after_a_time_without_waiting_work_or_with_a_worker():
+    first = FirstWorker(10.0)
+    for served in (record(20), record(20, {Phase.READY: 1}, groups=[work(ready=7)])):
+        assert not first.notice(record(0, groups=[work(ready=7)]))
+        assert first.notice(record(10, groups=[work(ready=7)]))
+        assert not first.notice(served)
+
+
+def test_no_notice_where_nobody_wants_it():
+    first = FirstWorker(0.0)
+    assert ["", ""] == [first.notice(record(at_s, groups=[work(ready=7)])) for at_s in (0, 1000)]
 
 
 def test_the_notice_without_a_job_tells_the_reason_of_the_policy():
-    made = with_pool(record(12, groups=[work(ready=7)], reason="cut to 0"), broken="no python3 on the node")
-    line = first_worker_notice(made, 10.0)
+    first = FirstWorker(10.0)
+    waiting = [record(at_s, groups=[work(ready=7)], reason="cut to 0") for at_s in (0, 10)]
+    line = [first.notice(with_pool(each, broken="no python3 on the node")) for each in waiting][-1]
     assert "none (cut to 0)" in line
     assert line.endswith("no python3 on the node")

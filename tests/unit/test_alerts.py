@@ -56,6 +56,16 @@ def test_a_pool_is_broken_after_several_failures_and_mended_when_a_job_serves() 
     assert (Event("pool-mended", "mine", "gpu", "pool gpu serves again", 9.0),) == news(trying, {}, "mine", 9.0)
 
 
+def test_who_follows_a_cluster_is_told_what_begins_and_what_ends() -> None:
+    heard.clear()
+    teller = Alerts([hear])
+    lost = troubles_of(record(error="no answer"), lost=True)
+    for at_s, troubles in enumerate(({}, lost, lost, {})):
+        teller.follow(troubles, "mine", float(at_s))
+    teller.close()
+    assert [("scheduler-lost", 1.0), ("scheduler-back", 3.0)] == [(event.kind, event.at_s) for event in heard]
+
+
 def test_a_budget_is_reached_once() -> None:
     first = troubles_of(record(spent={"": "3 of 3 worker-hours spent"}), lost=False)
     later = troubles_of(record(spent={"": "3.1 of 3 worker-hours spent"}), lost=False)

@@ -14,7 +14,7 @@ from distributed.security import Security
 from distributed.utils import Log, Logs
 
 from dask_adaptive.account import JobRow, JobTable, TellingStatus
-from dask_adaptive.alerts import Alerts, Troubles, hooks_of, news
+from dask_adaptive.alerts import Alerts, Troubles, hooks_of
 from dask_adaptive.config import setting
 from dask_adaptive.controller import clock
 from dask_adaptive.errors import AdaptiveError, ConfigError, EngineError
@@ -118,7 +118,6 @@ class HeadCluster(OwnLoop):
     async def _follow(self) -> None:
         """Keep up with the head, until we let go; one that does not answer is asked again."""
         missed = 0
-        before: Troubles = {}
         while True:
             await asyncio.sleep(FOLLOW_S)
             troubles: Troubles = {}
@@ -129,8 +128,7 @@ class HeadCluster(OwnLoop):
                 self.answers, missed = False, missed + 1
                 if missed >= LOST_AFTER:
                     troubles = {("head-lost", ""): str(error)}
-            self._alerts.tell(news(before, troubles, self.name, clock()))
-            before = troubles
+            self._alerts.follow(troubles, self.name, clock())
 
     async def _follow_once(self) -> None:
         after = self._rounds[-1].number if self._rounds else 0
