@@ -131,6 +131,18 @@ def test_what_earlier_runs_taught_is_known_until_this_one_knows_better() -> None
     assert jobs(PURE, unknown) < jobs(PURE.taught({"f": 100.0}), unknown)
 
 
+def test_who_is_taught_stays_what_it_is() -> None:
+    class Mine(CostAware):
+        pass
+
+    mine = Mine(3.0, memory=0.5, unknown_s=7.0, startup_s=8.0, launch_s=9.0, feed_s=0.01, truth={"f": 1.0})
+    mine.word = "also what a subclass adds"  # type: ignore[attr-defined]
+    same = mine.taught({"f": 100.0})
+    assert Mine is type(same)
+    assert {**vars(mine), "history": {"f": 100.0}} == vars(same)
+    assert {} == mine.history
+
+
 # --- letting go ---
 
 

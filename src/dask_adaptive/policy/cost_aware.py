@@ -7,6 +7,7 @@ while giving it up and starting it again would be dearer. See ``profile``, ``dur
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -113,8 +114,9 @@ class CostAware:
 
     def taught(self, history: Mapping[str, float]) -> CostAware:
         """The same policy with the run times of earlier runs."""
-        known = self.unknown_s, self.startup_s, self.launch_s, self.feed_s
-        return CostAware(self.time_value, self.memory, *known, history, self.truth)
+        same = copy.copy(self)  # of a subclass too, with all that it has
+        same.history = dict(history)
+        return same
 
     def decide(self, view: View, past: Past) -> tuple[Target, Past]:
         """The size at which one more job would cost more than it is worth, and one fewer would save less."""
