@@ -226,7 +226,8 @@ class Cluster(OwnLoop):
             options = {"host": None if self._elsewhere else "127.0.0.1", "port": 0, **self._scheduler_options}
             if options.get("dashboard") is False:  # it serves metrics still, on Dask's usual port if nothing is said
                 options["dashboard_address"] = f"{options['host'] or '127.0.0.1'}:0"
-            self.scheduler = await Scheduler(security=self.security, **options)
+            starting = self.scheduler = Scheduler(security=self.security, **options)
+            await starting  # it listens already: whoever closes in the middle has to find it
         connection = self.security.get_connection_args("client")
         if self.scheduler_comm is None:
             address = self.scheduler.address if self.scheduler is not None else self._attached

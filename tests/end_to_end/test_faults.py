@@ -18,7 +18,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
-from distributed import Client
+from distributed import Client, Scheduler
 from distributed.core import Status
 from tests.fakes.memory import After, MemoryBackend
 from tests.waiting import until
@@ -448,6 +448,35 @@ async def test_close_during_a_start_leaves_nothing() -> None:
         assert cluster.status == Status.closed
         assert cluster.scheduler is None or cluster.scheduler.status == Status.closed
     await until(lambda: not marked(mark))
+
+
+@pytest.mark.parametrize("listens", [False, True])
+async def test_close_during_the_start_of_the_scheduler_leaves_nothing(
+    listens: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, never, start = asyncio.Event(), asyncio.Event(), Scheduler.start_unsafe
+
+    async def stuck(scheduler: Scheduler) -> None:
+        if listens:
+            await start(scheduler)
+        begun.set()
+        await never.wait()
+
+    monkeypatch.setattr(Scheduler, "start_unsafe", stuck)
+    before = listening()
+    cluster = LocalCluster(dashboard_address=None, asynchronous=True)
+    starting = asyncio.ensure_future(cluster)  # type: ignore[call-overload]
+    await begun.wait()
+    assert listening() - before, "that of the page at least"
+    await asyncio.wait_for(cluster.close(), 120)
+    await asyncio.gather(starting, return_exceptions=True)
+    assert set() == listening() - before
+
+
+def listening() -> set[int]:
+    """The ports where this process listens."""
+    sockets = psutil.Process().net_connections("tcp")
+    return {socket.laddr.port for socket in sockets if socket.status == psutil.CONN_LISTEN}
 
 
 async def test_close_while_jobs_start_leaves_nothing() -> None:
