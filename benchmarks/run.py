@@ -3,7 +3,7 @@
     make bench                                        everything, about 20 minutes
     make bench ARGS="--only live --shapes burst,periodic --delays 0"
     make bench ARGS="--only live --repeats 5"         medians and intervals
-    make bench ARGS="--only decision"                 one minute
+    make bench ARGS="--only decision"                 four minutes
     make bench ARGS="--require"                       exit code 1 if something that must hold does not
 
 Writes results.json, results.md and live.png to --output.
