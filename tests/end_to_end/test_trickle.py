@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 
 from distributed import Client
 
 from dask_adaptive import LocalCluster
+
+numbers = itertools.count()
 
 
 async def test_row_35_a_trickle_does_not_keep_the_whole_cluster() -> None:
@@ -21,13 +24,16 @@ async def test_row_35_a_trickle_does_not_keep_the_whole_cluster() -> None:
             while len(cluster.scheduler.workers) > 1:
                 assert time.monotonic() < deadline_s, cluster.status()
                 await trickle(client)
-            asked = sum(submit.count for record in cluster.records for submit in record.plan.submits)
+            before = cluster.records[-1].number
             for _ in range(20):
                 await trickle(client)
-            assert asked == sum(submit.count for record in cluster.records for submit in record.plan.submits)
-            assert 1 == len(cluster.scheduler.workers)
+            later = [record for record in cluster.records if record.number > before]
+            sizes = [want.jobs for record in later for want in record.target.pools.values()]
+            assert sizes
+            assert 1 == max(sizes), "none would do where the machine is slow, and the next task comes late"
 
 
 async def trickle(client: Client) -> None:
-    await client.submit(time.sleep, 0.01, pure=False)
-    await asyncio.sleep(0.05)
+    """One of a kind of its own, and so seldom that one worker is enough on a machine that is slow, too."""
+    await client.submit(time.sleep, 0.01, key=f"seldom-{next(numbers)}")
+    await asyncio.sleep(0.25)
