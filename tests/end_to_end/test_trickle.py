@@ -24,13 +24,11 @@ async def test_row_35_a_trickle_does_not_keep_the_whole_cluster() -> None:
             while len(cluster.scheduler.workers) > 1:
                 assert time.monotonic() < deadline_s, cluster.status()
                 await trickle(client)
-            before = cluster.records[-1].number
+            asked = sum(submit.count for record in cluster.records for submit in record.plan.submits)
             for _ in range(20):
                 await trickle(client)
-            later = [record for record in cluster.records if record.number > before]
-            sizes = [want.jobs for record in later for want in record.target.pools.values()]
-            assert sizes
-            assert 1 == max(sizes), "none would do where the machine is slow, and the next task comes late"
+            assert asked == sum(submit.count for record in cluster.records for submit in record.plan.submits)
+            assert 1 == len(cluster.scheduler.workers)
 
 
 async def trickle(client: Client) -> None:
