@@ -648,9 +648,7 @@ class Cluster(OwnLoop):
             self._log(sentence)
 
     async def _keep_learned(self) -> None:
-        if self.controller is not None:
-            lessons = taught(self.controller.record, self.controller.past, self._kind)
-            await asyncio.to_thread(keep, self._history_path, lessons)
+        await asyncio.to_thread(keep, self._history_path, taught(self.controller, self._kind))
 
     async def _hand_over(self) -> None:
         """Before our workers leave a scheduler that goes on: let them finish and give their data to the others."""

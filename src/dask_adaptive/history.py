@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dask_adaptive.config import setting, state_home
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.model import Past, Record, Startup
 from dask_adaptive.policy.cost_aware import kinds_in
 
-__all__ = ["History", "history_path", "keep", "recall", "taught"]
+__all__ = ["History", "Run", "history_path", "keep", "recall", "taught"]
 
 MOST_PREFIXES, MOST_POOLS, MOST_SAMPLES = 512, 64, 32
 MOST_BYTES = 1_000_000
@@ -40,11 +40,18 @@ class History:
     startups: Mapping[str, Startup] = field(default_factory=dict)
 
 
-def taught(record: Record | None, past: Past, kind: Callable[[str], str]) -> History:
-    """What a run teaches later ones: its last round, what its policy remembers, and the kind of each pool by name."""
-    if record is None:
+class Run(Protocol):
+    """A run so far, as a controller has it: its last round, and what its policy remembers."""
+
+    record: Record | None
+    past: Past
+
+
+def taught(run: Run | None, kind: Callable[[str], str]) -> History:
+    """What a run teaches later ones; ``kind``: what start-ups of a pool are remembered by."""
+    if run is None or run.record is None:
         return History()
-    return History(kinds_in(past), {kind(name): state.startup for name, state in record.snapshot.pools.items()})
+    return History(kinds_in(run.past), {kind(name): each.startup for name, each in run.record.snapshot.pools.items()})
 
 
 def history_path() -> Path | None:

@@ -193,9 +193,7 @@ class Takeover:
         while self._task is not None and not self._task.done():
             self._task.cancel()  # more than once: before Python 3.12 ``wait_for`` may lose it
             await asyncio.wait({self._task}, timeout=0.1)
-        if self.controller is not None:
-            lessons = taught(self.controller.record, self.controller.past, self._kind)
-            await asyncio.to_thread(keep, self._history_path, lessons)
+        await asyncio.to_thread(keep, self._history_path, taught(self.controller, self._kind))
         if self._actuator is not None:
             await self._actuator.aclose(0.0)
         if self._engine is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 
 import dask.config
@@ -12,13 +13,20 @@ from tests.unit.records import record
 
 from dask_adaptive.errors import ConfigError
 from dask_adaptive.history import History, history_path, keep, recall, taught
-from dask_adaptive.model import Startup
+from dask_adaptive.model import Past, Record, Startup
+
+
+@dataclass
+class Ran:
+    record: Record | None
+    past: Past
 
 
 def test_a_run_teaches_what_its_policy_remembers_and_how_its_pools_started() -> None:
-    lessons = taught(record(1), {"inner": {"kinds": {"load": 2.5}}}, "local/{}".format)
+    lessons = taught(Ran(record(1), {"inner": {"kinds": {"load": 2.5}}}), "local/{}".format)
     assert History({"load": 2.5}, {"local/default": Startup()}) == lessons
-    assert History() == taught(None, {"kinds": {"load": 2.5}}, str), "no round, no lesson"
+    assert History() == taught(Ran(None, {"kinds": {"load": 2.5}}), str), "no round, no lesson"
+    assert History() == taught(None, str), "no run, no lesson"
 
 
 def test_what_was_kept_is_recalled(tmp_path: Path) -> None:
